@@ -1,0 +1,212 @@
+"""The contract that every program keeps: its command line, its signals, and how it ends.
+
+A tool's `main` hands its docstring and its work to `run`. Only here an error becomes an exit status,
+and only here a usage error is worded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+from banger_tools import __version__, console, docs, errors, files
+
+Arguments = dict[str, Any]
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived; like KeyboardInterrupt, it unwinds so that everything is cleaned up."""
+
+
+def run(doc: str, argv: Sequence[str] | None, work: Callable[[Arguments], int | None], *, nested: bool = False) -> int:
+    """Parse a command line by the manual in `doc`, do the work, and return the exit status.
+
+    `nested` is for a command that takes a command line of its own: options end at the first word.
+    """
+    manual = docs.parse(doc)
+    console.configure(manual.name)
+    with _signals():
+        try:
+            arguments = parse(manual, sys.argv[1:] if argv is None else argv, nested=nested)
+            if answered(manual, arguments):
+                status = 0
+            else:
+                _configure(manual.name, arguments)
+                status = work(arguments) or 0
+            sys.stdout.flush()
+            return status
+        except BaseException as error:
+            return status_of(error)
+        finally:
+            _ignore_signals()
+            files.remove_temporaries()
+
+
+def answered(manual: docs.Manual, arguments: Arguments) -> bool:
+    """Print the help or the version if either was asked for, and tell whether it was."""
+    if arguments.get("--help"):
+        sys.stdout.write(docs.help_text(manual))
+    elif arguments.get("--version"):
+        sys.stdout.write(f"{manual.name} {__version__}\n")
+    else:
+        return False
+    return True
+
+
+def status_of(error: BaseException) -> int:
+    """Say on stderr how the program failed, and return its exit status."""
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+        error = errors.os_error(error)
+    match error:
+        case errors.BangerError():
+            console.error(error.message)
+            if error.hint:
+                console.hint(error.hint)
+            return error.status
+        case KeyboardInterrupt():
+            return errors.INTERRUPTED
+        case Terminated():
+            return errors.TERMINATED
+        case BrokenPipeError():
+            _abandon_stdout()
+            return errors.CLOSED_PIPE
+        case SystemExit():
+            return error.code if isinstance(error.code, int) else 0
+    import traceback
+
+    sys.stderr.write("".join(traceback.format_exception(error)))
+    console.error(f"a bug in banger {__version__}: {type(error).__name__}: {error}")
+    console.hint("please report it with the lines above and the command that you ran")
+    return errors.BUG
+
+
+def _configure(name: str, arguments: Arguments) -> None:
+    progress = arguments.get("--progress") or "auto"
+    if progress not in console.PROGRESS_WORDS:
+        raise errors.BadUsage(f"--progress: '{progress}' is none of {', '.join(console.PROGRESS_WORDS)}")
+    verbosity = console.QUIET if arguments.get("--quiet") else int(arguments.get("-v") or 0)
+    console.configure(name, verbosity, progress)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into an exception while a program runs."""
+
+    def stop(_number: int, _frame: object) -> NoReturn:
+        raise Terminated
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    previous[signal.SIGINT] = signal.getsignal(signal.SIGINT)
+    if previous[signal.SIGINT] == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _ignore_signals() -> None:
+    """Let nothing interrupt the clean-up."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _abandon_stdout() -> None:
+    """Point stdout at /dev/null, so that the interpreter's last flush does not complain of the closed pipe."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def parse(manual: docs.Manual, argv: Sequence[str], *, nested: bool = False) -> Arguments:
+    """Return the arguments of a command line as docopt's dictionary.
+
+    Raises BadUsage that names what is wrong, where docopt would only repeat the usage.
+    """
+    from docopt import DocoptExit, docopt
+
+    positionals = _check_words(manual, list(argv), nested=nested)
+    try:
+        return dict(docopt(docs.docopt_text(manual), list(argv), False, None, nested))
+    except DocoptExit:
+        asked = {"-h", "--help", "--version"}.intersection(argv)
+        if asked:
+            return {"--help": asked != {"--version"}, "--version": asked == {"--version"}}
+        raise _bad_usage(manual, _misfit(manual, positionals)) from None
+
+
+def _bad_usage(manual: docs.Manual, message: str, hint: str | None = None) -> errors.BadUsage:
+    lines = [hint] if hint else []
+    return errors.BadUsage(message, "\n".join([*lines, *(f"usage: {line}" for line in manual.synopsis)]))
+
+
+def _misfit(manual: docs.Manual, positionals: Sequence[str]) -> str:
+    """Say which positional argument is missing or too many."""
+    pattern = manual.synopsis[0].split()[1:]
+    required = [word for word in pattern if re.fullmatch(r"[A-Z][A-Z_:]*", word)]
+    optional = [word for word in pattern if re.fullmatch(r"\[[A-Z][A-Z_:]*\]", word)]
+    if len(positionals) < len(required):
+        return f"missing argument: {required[len(positionals)]}"
+    if len(positionals) > len(required) + len(optional):
+        return f"unexpected argument: '{positionals[len(required) + len(optional)]}'"
+    return "these options or arguments do not go together"
+
+
+def _check_words(manual: docs.Manual, argv: list[str], *, nested: bool) -> list[str]:
+    """Check every option of a command line by name, and return the words that are none."""
+    known = {name: option for option in manual.options for name in (option.short, option.long) if name}
+    seen: set[str] = set()
+    positionals: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "--" or (nested and not word.startswith("-")):
+            return [*positionals, *([word] if word != "--" else []), *words]
+        if not word.startswith("-") or word == "-":
+            positionals.append(word)
+            continue
+        for option, missing in _options_in(manual, known, word):
+            _refuse_twice(manual, option, seen)
+            if missing and next(words, None) is None:
+                raise _bad_usage(manual, f"option '{word}' needs a value: {option.value}")
+    return positionals
+
+
+def _options_in(manual: docs.Manual, known: dict[str, docs.Option], word: str) -> Iterator[tuple[docs.Option, bool]]:
+    """Yield each option in one word of the command line, and whether its value must be the next word."""
+    if word.startswith("--"):
+        name, equals, _ = word.partition("=")
+        option = _lookup(manual, known, name)
+        if equals and option.value is None:
+            raise _bad_usage(manual, f"option '{name}' takes no value")
+        yield option, option.value is not None and not equals
+        return
+    rest = word[1:]
+    while rest:
+        option = _lookup(manual, known, f"-{rest[0]}")
+        rest = rest[1:]
+        if option.value is not None:
+            yield option, not rest
+            return
+        yield option, False
+
+
+def _lookup(manual: docs.Manual, known: dict[str, docs.Option], name: str) -> docs.Option:
+    if name in known:
+        return known[name]
+    import difflib
+
+    near = difflib.get_close_matches(name, [n for n in known if len(n) > 2], 1)
+    raise _bad_usage(manual, f"unknown option '{name}'", f"did you mean '{near[0]}'?" if near else None)
+
+
+def _refuse_twice(manual: docs.Manual, option: docs.Option, seen: set[str]) -> None:
+    name = option.spelling
+    repeatable = name == "-v" or any(re.search(rf"\[{re.escape(name)}[^\]]*\]\.\.\.", u) for u in manual.synopsis)
+    if name in seen and not repeatable:
+        raise _bad_usage(manual, f"option '{name}' was given twice")
+    seen.add(name)

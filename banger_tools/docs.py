@@ -1,0 +1,104 @@
+"""A tool's manual, read from its module's docstring: fixed headings at column 0, bodies indented.
+
+`--help`, the manual pages, the completions and the checks of the command line all come from this one text.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+HEADINGS = ("Usage", "Arguments", "Commands", "Options", "Description", "Examples", "Exit status", "See also")
+
+_HEADING = re.compile(rf"^({'|'.join(HEADINGS)}):[ \t]*$", re.MULTILINE)
+_OPTION = re.compile(
+    r"^  (?:(-\w)(?: ([A-Z_:.|]+))?, )?(--[a-z0-9-]+)(?:=(\S+))?(?:  +(.*))?$|^  (-\w)(?: ([A-Z_:.|]+))?(?:  +(.*))?$"
+)
+
+
+class Option(NamedTuple):
+    """One option: its spellings, the name of its value (None: a flag), what it does."""
+
+    short: str | None
+    long: str | None
+    value: str | None
+    text: str
+
+    @property
+    def spelling(self) -> str:
+        """Return the name that errors use and docopt keys by."""
+        return self.long or self.short or ""
+
+
+class Manual(NamedTuple):
+    """A docstring taken apart: the program's name and one-line purpose, the sections, the options."""
+
+    name: str
+    purpose: str
+    sections: dict[str, str]
+    options: tuple[Option, ...]
+
+    @property
+    def synopsis(self) -> tuple[str, ...]:
+        """Return the usage patterns, one a line."""
+        return tuple(line.strip() for line in self.sections["Usage"].splitlines() if line.strip())
+
+
+def parse(doc: str) -> Manual:
+    """Take a docstring apart; its first line is `name: purpose`."""
+    title, _, rest = doc.strip("\n").partition("\n")
+    name, _, purpose = title.partition(": ")
+    pieces = _HEADING.split("\n" + rest)
+    sections = {heading: body.strip("\n") for heading, body in zip(pieces[1::2], pieces[2::2], strict=True)}
+    if "Options" in sections:
+        sections["Options"] = expand(sections["Options"])
+    return Manual(name, purpose.rstrip("."), sections, tuple(_options(sections.get("Options", ""))))
+
+
+def _options(body: str) -> list[Option]:
+    found: list[Option] = []
+    for line in body.splitlines():
+        match = _OPTION.match(line)
+        if match:
+            short, short_value, long, value, text, only, only_value, only_text = match.groups()
+            found.append(Option(short or only, long, value or short_value or only_value, text or only_text or ""))
+        elif line.strip() and found:
+            found[-1] = found[-1]._replace(text=f"{found[-1].text} {line.strip()}".strip())
+    return found
+
+
+# Options that mean the same in every program; a docstring names the group as `@talk` or `@stage`.
+SHARED_OPTIONS = {
+    "@stage": """\
+  -C DIR, --directory=DIR  Folder of artifacts and temporary files [default: .].
+  -o PATH, --output=PATH   Name of the artifact.
+  -f, --force              Replace an artifact that exists.
+  --path                   Print the path of the artifact instead of the manifest.
+""",
+    "@talk": """\
+  -q, --quiet              Say nothing but errors.
+  -v                       Say what is done and how long it takes; -vv shows the programs run, too.
+  --progress=WHEN          Show progress: auto, always, never or json [default: auto].
+  -h, --help               Show this help.
+  --version                Show the version.
+""",
+}
+
+
+def expand(body: str) -> str:
+    """Return an Options section with the shared groups in place of their names."""
+    lines = [SHARED_OPTIONS.get(line.strip(), line + "\n") for line in body.splitlines()]
+    return "".join(lines).rstrip("\n")
+
+
+def help_text(manual: Manual) -> str:
+    """Return what `--help` prints: the whole manual."""
+    parts = [f"{manual.name}: {manual.purpose}."]
+    parts += [f"{heading}:\n{body}" for heading, body in manual.sections.items()]
+    return "\n\n".join(parts) + "\n"
+
+
+def docopt_text(manual: Manual) -> str:
+    """Return the part of a manual that docopt is to see: usage and options, and nothing else to trip over."""
+    usage = [line.replace("[options]", "[options] [-v]... [--]") for line in manual.synopsis]
+    return "Usage:\n  " + "\n  ".join(usage) + "\n\nOptions:\n" + manual.sections.get("Options", "") + "\n"

@@ -1,0 +1,236 @@
+"""Files made whole or not at all: temporary names in the target folder, fsync, one rename; and copies that keep holes.
+
+Every temporary made here is recorded, so that `remove_temporaries` can clear what an interrupted program left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from banger_tools import errors
+
+_temporaries: dict[Path, int] = {}  # path → the process that made it: a forked child must not remove it
+
+FICLONE = 0x40049409  # ioctl_ficlonerange(2)
+
+
+def remove_temporaries() -> None:
+    """Remove every temporary file and folder that this process made and did not finish."""
+    for path, owner in list(_temporaries.items()):
+        if owner == os.getpid():
+            discard(path)
+
+
+def discard(path: Path) -> None:
+    """Remove a file or a folder that we made, if it is still there."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    _temporaries.pop(path, None)
+
+
+def temporary_name(target: Path) -> Path:
+    """Return an unused, recorded name beside `target`, hidden and ending in `.tmp`."""
+    path = target.parent / f".{target.name[:200]}.{secrets.token_hex(6)}.tmp"
+    _temporaries[path] = os.getpid()
+    return path
+
+
+def forget_temporary(path: Path) -> None:
+    """Strike a temporary off the record: it now stands under its final name."""
+    _temporaries.pop(path, None)
+
+
+def refuse_existing(path: Path, *, force: bool) -> None:
+    """Raise CannotCreate if `path` exists and may not be replaced, or if its folder is missing."""
+    if not force and os.path.lexists(path):
+        raise errors.CannotCreate(f"'{path}' exists", "choose another name with -o, or replace it with --force")
+    if force and path.is_dir() and not path.is_symlink():
+        raise errors.CannotCreate(f"'{path}' is a folder")
+    if not path.parent.is_dir():
+        raise errors.CannotCreate(f"cannot make '{path}': its folder does not exist", f"mkdir -p '{path.parent}'")
+
+
+@contextlib.contextmanager
+def atomic(target: Path, *, force: bool = False) -> Iterator[Path]:
+    """Yield a temporary path to fill; on success it is synced and renamed to `target`, else it is removed.
+
+    Raises CannotCreate before the work if the target exists (unless `force`), and again after it if
+    somebody made it meanwhile.
+    """
+    refuse_existing(target, force=force)
+    temporary = temporary_name(target)
+    try:
+        yield temporary
+        sync_file(temporary)
+        place(temporary, target, force=force)
+    except OSError as error:
+        raise errors.os_error(error, f"cannot write '{target}'") from error
+    finally:
+        discard(temporary)
+
+
+def place(temporary: Path, target: Path, *, force: bool) -> None:
+    """Give a finished temporary file its final name, and make the name durable."""
+    if force:
+        os.replace(temporary, target)
+    else:
+        try:
+            os.link(temporary, target)  # unlike rename(2), fails when the name was taken meanwhile
+        except FileExistsError as error:
+            raise errors.CannotCreate(f"'{target}' was made by another program meanwhile") from error
+        os.unlink(temporary)
+    forget_temporary(temporary)
+    sync_folder(target.parent)
+
+
+def write_text(target: Path, text: str, *, force: bool = False, mode: int = 0o666) -> None:
+    """Write a small text file whole or not at all."""
+    with atomic(target, force=force) as temporary:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
+            file.write(text)
+
+
+@contextlib.contextmanager
+def temporary_folder(beside: Path) -> Iterator[Path]:
+    """Yield a private folder beside `beside` that is gone afterwards."""
+    folder = temporary_name(beside)
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        discard(folder)
+
+
+def sync_file(path: Path) -> None:
+    """Flush a file to its disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's names to its disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some filesystems cannot sync a folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def copy(source: Path, target: Path) -> str:
+    """Copy a file to a new name, by reflink where the filesystem can, else without its holes; return which."""
+    with open(source, "rb") as reader, open(target, "xb") as writer:
+        os.fchmod(writer.fileno(), os.fstat(reader.fileno()).st_mode & 0o777)
+        try:
+            fcntl.ioctl(writer.fileno(), FICLONE, reader.fileno())
+            return "reflink"
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS):
+                raise
+        copy_data(reader.fileno(), writer.fileno())
+        return "sparse copy"
+
+
+def copy_data(source: int, target: int) -> None:
+    """Copy the data of one descriptor to another at the same offsets, leaving holes as holes."""
+    size = os.fstat(source).st_size
+    os.ftruncate(target, size)
+    for start, end in data_ranges(source, 0, size):
+        copy_range(source, start, target, start, end - start)
+
+
+def data_ranges(descriptor: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield the (start, end) ranges between two offsets of a file that are data, not hole."""
+    while start < end:
+        try:
+            start = os.lseek(descriptor, start, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # only a hole is left
+                return
+            raise
+        stop = min(os.lseek(descriptor, start, os.SEEK_HOLE), end)
+        if start < stop:
+            yield start, stop
+        start = stop
+
+
+def copy_range(source: int, source_offset: int, target: int, target_offset: int, length: int) -> None:
+    """Copy `length` bytes between descriptors, in the kernel where it can.
+
+    Raises BadInput if the source ends early.
+    """
+    while length > 0:
+        try:
+            copied = os.copy_file_range(source, target, min(length, 1 << 30), source_offset, target_offset)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+            copied = _copy_chunk(source, source_offset, target, target_offset, min(length, 1 << 20))
+        if copied == 0:
+            raise errors.BadInput("a file became shorter while it was read")
+        source_offset, target_offset, length = source_offset + copied, target_offset + copied, length - copied
+
+
+def _copy_chunk(source: int, source_offset: int, target: int, target_offset: int, length: int) -> int:
+    return os.pwrite(target, os.pread(source, length, source_offset), target_offset)
+
+
+def read_small(path: Path, limit: int, what: str) -> bytes:
+    """Return the bytes of a file that must not be larger than `limit`.
+
+    Raises NoInput or Denied if it cannot be read, BadInput if it is larger.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise errors.os_error(error, f"cannot read '{path}'") from error
+    if len(data) > limit:
+        raise errors.BadInput(f"'{path}' is too large for {what}: more than {limit} bytes")
+    return data
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: float | None = None, what: str | None = None) -> Iterator[None]:
+    """Hold an exclusive lock on a file (made if missing); `wait` seconds at most, for ever if None.
+
+    The lock goes with the process, however it ends. Raises Retry when it stays held.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _take_lock(descriptor, wait, what or f"'{path}'")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take_lock(descriptor: int, wait: float | None, what: str) -> None:
+    if wait is None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                raise errors.Retry(f"{what} is in use by another program") from error
+            time.sleep(0.05)

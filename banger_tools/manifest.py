@@ -1,0 +1,305 @@
+"""The manifest: one JSON object that grows as it flows through the stages.
+
+Each tool reads the sections that it needs, adds its own, appends one line of history, and passes everything
+that it does not know through untouched. The structs here are the reference: an error names the exact place.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from banger_tools import __version__, errors
+
+SCHEMA = "banger-manifest/1"
+LIMIT = 16 << 20
+
+DIGEST_PATTERN = r"^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$"
+Digest = Annotated[str, Meta(pattern=DIGEST_PATTERN)]
+Size = Annotated[int, Meta(ge=0)]
+
+TREE_TYPE = "application/vnd.banger.tree.v1+jsonl"
+EXT4_TYPE = "application/vnd.banger.ext4"
+
+
+class Platform(Struct, frozen=True, rename={"os_name": "os"}, omit_defaults=True):
+    """What an image was built for, in the words of the OCI image index."""
+
+    architecture: str
+    os_name: str = "linux"
+    variant: str | None = None
+
+
+class Source(Struct, frozen=True, omit_defaults=True):
+    """What was asked for, and what it turned out to be."""
+
+    requested: str
+    kind: str
+    resolved: str | None = None
+    digest: Digest | None = None
+    platform: Platform | None = None
+
+
+class Layer(Struct, frozen=True, rename={"media_type": "mediaType"}, omit_defaults=True):
+    """One layer: `path` is its plain tar of `tar_size` bytes, whose digest is `diff_id`.
+
+    `digest`, `mediaType` and `size` are those of the blob that it came in.
+    """
+
+    diff_id: Digest
+    path: str
+    tar_size: Size
+    digest: Digest | None = None
+    media_type: str | None = None
+    size: Size | None = None
+
+
+class Tree(Struct, frozen=True, rename={"media_type": "mediaType"}):
+    """The merged file tree of a root filesystem, as a tree.jsonl file."""
+
+    path: str
+    digest: Digest
+    size: Size
+    entries: Size
+    bytes: Size
+    media_type: str = TREE_TYPE
+
+
+class Rootfs(Struct, frozen=True, rename={"media_type": "mediaType"}):
+    """A root filesystem as one ext4 file; its bytes change as later stages edit it, so it has no digest."""
+
+    path: str
+    size: Size
+    uuid: str
+    label: str
+    free_bytes: Size
+    free_inodes: Size
+    media_type: str = EXT4_TYPE
+
+
+class Ownership(Struct, frozen=True):
+    """How many inodes were checked against the tree, and how many had to be set right."""
+
+    checked: Size
+    changed: Size
+
+
+class Guest(Struct, frozen=True):
+    """What was put into the root filesystem so that it boots and answers."""
+
+    architecture: str
+    agent: Digest
+    files: list[str]
+    ssh_keys: Size = 0
+
+
+class WorkSeed(Struct, frozen=True, rename={"media_type": "mediaType"}):
+    """The image's /root as an ext4 file of its own."""
+
+    path: str
+    size: Size
+    uuid: str
+    home: str
+    entries: Size
+    media_type: str = EXT4_TYPE
+
+
+class Kernel(Struct, frozen=True, omit_defaults=True):
+    """A kernel as it stands in the store or beside an image."""
+
+    name: str
+    version: str
+    architecture: str
+    kernel: str
+    initrd: str | None = None
+    modules: str | None = None
+
+
+class Published(Struct, frozen=True, omit_defaults=True):
+    """An image in the store: its folder, and the files in it by name."""
+
+    name: str
+    path: str
+    rootfs: str
+    work_seed: str | None = None
+    kernel: Kernel | None = None
+
+
+class Vm(Struct, frozen=True, omit_defaults=True):
+    """A virtual machine: its folder, its VMM, and how to reach it."""
+
+    name: str
+    path: str
+    vmm: str
+    pid: int
+    state: str
+    console: str
+    address: str | None = None
+    boot_seconds: float | None = None
+
+
+SECTIONS: Mapping[str, Any] = {
+    "source": Source,
+    "layers": list[Layer],
+    "tree": Tree,
+    "rootfs": Rootfs,
+    "ownership": Ownership,
+    "guest": Guest,
+    "work_seed": WorkSeed | None,
+    "kernel": Kernel,
+    "published": Published,
+    "vm": Vm,
+}
+MADE_BY = {
+    "layers": "bg-fetch",
+    "tree": "bg-flatten",
+    "rootfs": "bg-mkext4",
+    "ownership": "bg-chown",
+    "guest": "bg-inject",
+    "work_seed": "bg-seed",
+    "published": "bg-publish",
+    "vm": "bg-boot",
+}
+
+T = TypeVar("T")
+
+
+class Manifest:
+    """A manifest: the JSON object as it came, and typed access to the sections that we know."""
+
+    def __init__(self, raw: dict[str, Any] | None = None) -> None:
+        self.raw: dict[str, Any] = {"schema": SCHEMA} if raw is None else raw
+
+    @property
+    def name(self) -> str:
+        """The friendly name that artifacts and images get by default."""
+        name = self.raw.get("name", "rootfs")
+        if not isinstance(name, str):
+            raise errors.BadInput("manifest: name: must be a string")
+        return name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self.raw["name"] = name
+
+    @property
+    def image(self) -> dict[str, Any]:
+        """The OCI image configuration as it came with the image; empty when there was none."""
+        return _object(self.raw.get("image", {}), "image")
+
+    @property
+    def process(self) -> dict[str, Any]:
+        """The `config` object of the image: Env, Entrypoint, Cmd, User, WorkingDir, Labels."""
+        return _object(self.image.get("config") or {}, "image.config")
+
+    @property
+    def architecture(self) -> str:
+        """The image's architecture in the words of OCI (amd64, arm64); this machine's when it says none."""
+        import platform
+
+        machine = platform.machine()
+        default = {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
+        return str(self.image.get("architecture") or default)
+
+    def has(self, section: str) -> bool:
+        """Tell whether a section is there (a null one is not)."""
+        return self.raw.get(section) is not None
+
+    def get(self, section: str, kind: type[T]) -> T:
+        """Return a section in its type, as in `get("tree", Tree)`.
+
+        Raises BadInput if it is missing, naming the tool that makes it, or if it is not what it must be.
+        """
+        if not self.has(section):
+            maker = MADE_BY.get(section)
+            hint = f"run {maker} before this tool" if maker else None
+            raise errors.BadInput(f"the manifest has no '{section}' section", hint)
+        return _convert(self.raw[section], kind, section)
+
+    def layers(self) -> list[Layer]:
+        """Return the layers, oldest first."""
+        return self.get("layers", list[Layer])
+
+    def put(self, section: str, value: object) -> None:
+        """Set a section from its struct."""
+        self.raw[section] = msgspec.to_builtins(value)
+
+    def record(self, tool: str, options: Mapping[str, Any]) -> None:
+        """Append one line to the history: the tool, its version, and the options that shaped the artifact."""
+        entry = {"tool": tool, "version": __version__, "options": dict(options)}
+        self.raw["history"] = [*_list(self.raw.get("history", []), "history"), entry]
+
+    def dumps(self) -> str:
+        """Return the manifest as JSON: the schema first, all other keys sorted."""
+        body = {key: self.raw[key] for key in sorted(self.raw) if key != "schema"}
+        ordered = {"schema": self.raw["schema"], **{key: _sorted(value) for key, value in body.items()}}
+        return json.dumps(ordered, indent=2) + "\n"
+
+
+def loads(text: str | bytes, origin: str) -> Manifest:
+    """Read a manifest; `origin` names it in errors.
+
+    Raises BadInput with the exact place of what is wrong, or naming both schemas if it is another one.
+    """
+    try:
+        raw = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise errors.BadInput(f"{origin} is not a manifest: {_first_line(error)}") from error
+    if not isinstance(raw, dict) or "schema" not in raw:
+        raise errors.BadInput(f"{origin} is not a manifest: it has no 'schema' key")
+    if raw["schema"] != SCHEMA:
+        raise errors.BadInput(f"{origin} has the schema '{raw['schema']}', and this program reads '{SCHEMA}'")
+    for section, kind in SECTIONS.items():
+        if section in raw:
+            _convert(raw[section], kind, section)
+    return Manifest(raw)
+
+
+def _refuse_constant(word: str) -> None:
+    raise ValueError(f"{word} is not JSON")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n", 1)[0]
+
+
+def _object(value: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise errors.BadInput(f"manifest: {where}: must be an object")
+    return value
+
+
+def _list(value: object, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise errors.BadInput(f"manifest: {where}: must be an array")
+    return value
+
+
+def _sorted(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    if isinstance(value, list):
+        return [_sorted(item) for item in value]
+    return value
+
+
+def _convert(value: object, kind: Any, section: str) -> Any:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise errors.BadInput(_worded(str(error), section)) from error
+
+
+def _worded(message: str, section: str) -> str:
+    """Turn "Expected `str`, got `int` - at `$.path`" into "manifest: tree.path: expected str, got int"."""
+    text, _, place = message.partition(" - at ")
+    where = section + place.strip("`").removeprefix("$")
+    if DIGEST_PATTERN in text:
+        text = "must be sha256:<64 hex> or sha512:<128 hex>"
+    text = re.sub(r"`(\S[^`]*)`", r"\1", text)
+    return f"manifest: {where}: {text[:1].lower()}{text[1:]}"

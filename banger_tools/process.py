@@ -1,0 +1,92 @@
+"""Running other programs: found where Debian keeps them, shown at -vv, and explained when they fail."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from banger_tools import console, errors
+
+PACKAGES = {
+    "mke2fs": "e2fsprogs",
+    "e2fsck": "e2fsprogs",
+    "debugfs": "e2fsprogs",
+    "resize2fs": "e2fsprogs",
+    "mmdebstrap": "mmdebstrap",
+    "newuidmap": "uidmap",
+    "apt-get": "apt",
+    "dpkg-deb": "dpkg",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-system-aarch64": "qemu-system-arm",
+    "qemu-img": "qemu-utils",
+    "ssh": "openssh-client",
+    "ip": "iproute2",
+    "nft": "nftables",
+}
+
+
+class Result(NamedTuple):
+    """What a finished program left: its status (negative: the signal that killed it) and what it printed."""
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+
+def find(program: str) -> str:
+    """Return the full path of a program, looking in /usr/sbin and /sbin too.
+
+    Raises Unavailable naming the package to install.
+    """
+    path = shutil.which(program, path=search_path())
+    if path is None:
+        package = PACKAGES.get(program)
+        raise errors.Unavailable(f"'{program}' is not installed", f"apt-get install {package}" if package else None)
+    return path
+
+
+def search_path() -> str:
+    """Return PATH with the administrator's folders, which Debian leaves out for ordinary users."""
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return this environment with messages in plain English, the full search path, and `extra`."""
+    return {**os.environ, "LC_ALL": "C", "PATH": search_path(), **(extra or {})}
+
+
+def run(
+    argv: Sequence[str], *, stdin: bytes = b"", env: Mapping[str, str] | None = None, check: bool = True
+) -> Result:
+    """Run a program to its end and return what it printed.
+
+    With `check`, raises the error of `explain` when it fails. The program is stopped when we are interrupted.
+    """
+    import subprocess
+
+    program = find(argv[0])
+    console.command(shlex.join(argv))
+    try:
+        done = subprocess.run([program, *argv[1:]], input=stdin, capture_output=True, env=environment(env), check=False)
+    except OSError as error:
+        raise errors.os_error(error, f"cannot run '{argv[0]}'") from error
+    result = Result(done.returncode, done.stdout, done.stderr)
+    if check and result.status != 0:
+        raise explain(argv[0], result)
+    return result
+
+
+def explain(program: str, result: Result) -> errors.BangerError:
+    """Return the error that says how a program failed: its status or signal, and the last thing it said."""
+    if result.status < 0:
+        name = signal.Signals(-result.status).name
+        return errors.IOFailure(f"'{program}' was killed by {name}")
+    lines = [line.strip() for line in result.stderr.decode(errors="replace").splitlines() if line.strip()]
+    said = f": {lines[-1]}" if lines else ""
+    if any("No space left on device" in line for line in lines):
+        return errors.IOFailure(f"'{program}' failed{said}", "free some space, or choose another folder with -C")
+    return errors.Unavailable(f"'{program}' failed with status {result.status}{said}")

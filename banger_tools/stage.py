@@ -1,0 +1,110 @@
+"""What all stages of the pipe share: where a manifest comes from, where artifacts go, what is printed at the end."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from banger_tools import errors, files
+
+if TYPE_CHECKING:
+    from banger_tools.manifest import Manifest
+
+
+class Outputs(NamedTuple):
+    """The shared options of a stage: where its artifact goes and what it prints."""
+
+    directory: Path
+    output: Path | None
+    force: bool
+    path_only: bool
+
+    @classmethod
+    def from_arguments(cls, arguments: dict[str, Any]) -> Outputs:
+        """Check -C, -o, --force and --path.
+
+        Raises NoInput if the folder does not exist.
+        """
+        directory = Path(arguments["--directory"])
+        if not directory.is_dir():
+            raise errors.NoInput(f"'{directory}' is not a folder", f"mkdir -p '{directory}'")
+        output = arguments["--output"]
+        return cls(directory, Path(output) if output else None, bool(arguments["--force"]), bool(arguments["--path"]))
+
+    def artifact(self, default: str) -> Path:
+        """Return the absolute path of the artifact: -o as given, else `default` in the folder of -C."""
+        return Path(os.path.abspath(self.output or self.directory / default))
+
+
+def open_input(argument: str | None) -> tuple[str, Path | None]:
+    """Return what the INPUT argument is (as `identify` names it) and its path; (manifest, None) is stdin.
+
+    Raises BadUsage if stdin is needed and is a terminal.
+    """
+    from banger_tools import identify
+
+    if argument in (None, "-"):
+        if sys.stdin.isatty():
+            raise errors.BadUsage(
+                "no manifest: stdin is a terminal", "name an INPUT, or pipe the stage before into this one"
+            )
+        return identify.MANIFEST, None
+    path = Path(os.path.abspath(str(argument)))
+    return identify.kind(path), path
+
+
+def read_manifest(path: Path | None) -> Manifest:
+    """Read the manifest at `path`, or the one on stdin when it is None.
+
+    Raises BadInput if it is empty (the stage before failed), too large, or no manifest.
+    """
+    from banger_tools import manifest
+
+    if path is not None:
+        return manifest.loads(files.read_small(path, manifest.LIMIT, "a manifest"), f"'{path}'")
+    data = sys.stdin.buffer.read(manifest.LIMIT + 1)
+    if not data.strip():
+        raise errors.BadInput("stdin is empty: no manifest came", "the stage before this one failed, or printed none")
+    if len(data) > manifest.LIMIT:
+        raise errors.BadInput(f"stdin is too large for a manifest: more than {manifest.LIMIT} bytes")
+    return manifest.loads(data, "stdin")
+
+
+def input_manifest(argument: str | None) -> Manifest:
+    """Return the manifest of a stage that takes nothing else.
+
+    Raises BadInput naming what INPUT is if it is no manifest.
+    """
+    from banger_tools import identify
+
+    kind, path = open_input(argument)
+    if kind != identify.MANIFEST:
+        raise wrong_input(path, kind, "a manifest")
+    return read_manifest(path)
+
+
+def wrong_input(path: Path | None, kind: str, wanted: str) -> errors.BadInput:
+    """Return the error for an INPUT of the wrong kind."""
+    found = "of no known format" if kind == "unknown" else f"a {kind}" if kind[0] not in "aeiou" else f"an {kind}"
+    return errors.BadInput(f"'{path}' is {found}, and {wanted} is needed")
+
+
+def print_result(manifest: Manifest, artifact: str | Path, *, path_only: bool) -> None:
+    """Print what a stage leaves on stdout: the manifest, or with --path the artifact's path."""
+    sys.stdout.write(f"{artifact}\n" if path_only else manifest.dumps())
+
+
+def check_artifact(path: str, size: int, what: str) -> Path:
+    """Return the path of an artifact after checking that it is there with the size the manifest says.
+
+    Raises NoInput or BadInput.
+    """
+    try:
+        found = os.stat(path).st_size
+    except OSError as error:
+        raise errors.os_error(error, f"cannot read {what} '{path}'") from error
+    if found != size:
+        raise errors.BadInput(f"{what} '{path}' has {found} bytes, and the manifest says {size}")
+    return Path(path)
