@@ -219,7 +219,8 @@ class Manifest:
             maker = MADE_BY.get(section)
             hint = f"run {maker} before this tool" if maker else None
             raise errors.BadInput(f"the manifest has no '{section}' section", hint)
-        return _convert(self.raw[section], kind, section)
+        value: T = _convert(self.raw[section], kind, section)
+        return value
 
     def layers(self) -> list[Layer]:
         """Return the layers, oldest first."""

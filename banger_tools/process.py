@@ -59,9 +59,7 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**os.environ, "LC_ALL": "C", "PATH": search_path(), **(extra or {})}
 
 
-def run(
-    argv: Sequence[str], *, stdin: bytes = b"", env: Mapping[str, str] | None = None, check: bool = True
-) -> Result:
+def run(argv: Sequence[str], *, stdin: bytes = b"", env: Mapping[str, str] | None = None, check: bool = True) -> Result:
     """Run a program to its end and return what it printed.
 
     With `check`, raises the error of `explain` when it fails. The program is stopped when we are interrupted.

@@ -17,7 +17,9 @@ def parse(text: str, what: str = "size") -> int:
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise errors.BadUsage(f"{what}: '{text}' is not a size", "write bytes, or a number with K, M, G or T: 512M, 4GiB")
+        raise errors.BadUsage(
+            f"{what}: '{text}' is not a size", "write bytes, or a number with K, M, G or T: 512M, 4GiB"
+        )
     whole, fraction, unit = match.groups()
     scale = _UNITS[unit.upper()]
     value = int(whole) * scale + (int(fraction) * scale // 10 ** len(fraction) if fraction else 0)

@@ -1,0 +1,74 @@
+# Everything a developer does, one word each: `make help` lists them.
+SHELL = /bin/sh
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL = help
+MAKEFLAGS += --no-print-directory
+
+VENV = .venv
+PYTHON_BIN = $(VENV)/bin/python
+READY = $(VENV)/.ready
+READY_TEST = $(VENV)/.ready-test
+GUEST = $(VENV)/.ready-guest
+GUEST_SOURCES = $(wildcard banger_tools/guest/*.py banger_tools/guest/src/*)
+
+# What the programs run: building, making apt: images, booting.
+PACKAGES = python3 python3-venv e2fsprogs mmdebstrap uidmap fakeroot qemu-system-x86 qemu-utils \
+	openssh-client ca-certificates zstd
+# What the tests check the programs with.
+TEST_PACKAGES = docker-registry skopeo umoci busybox-static cpio strace jq attr acl libcap2-bin \
+	mandoc man-db shellcheck bash bash-completion zsh fish xz-utils git
+
+PYTEST_ARGS ?=
+
+help: ## list these words
+	@echo 'usage: make WORD'
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{printf "%-14s %s\n", $$1, $$2}'
+
+setup: packages $(READY) $(GUEST) ## prepare .venv, so that bin/banger works
+	@echo "setup: ready; try bin/banger doctor"
+
+packages:
+	@scripts/need-packages --optional 'building and booting images' $(PACKAGES)
+
+$(READY): requirements.txt requirements-test.txt
+	@echo 'setup: making $(VENV)'
+	@python=$$(PYTHON='$(PYTHON)' scripts/find-python) && echo "setup: with $$python" && \
+	  { [ -x $(PYTHON_BIN) ] || "$$python" -m venv $(VENV); }
+	@echo 'setup: installing the Python packages of requirements.txt, and the C compiler of the guest program'
+	@$(PYTHON_BIN) -m pip install --quiet --disable-pip-version-check -r requirements.txt \
+	  "$$(grep '^ziglang' requirements-test.txt)"
+	@touch $@
+
+$(GUEST): $(GUEST_SOURCES) | $(READY)
+	@echo 'setup: compiling the guest program'
+	@PYTHONPATH=. $(PYTHON_BIN) -P -m banger_tools.guest.build
+	@touch $@
+
+$(READY_TEST): $(READY) requirements-test.txt
+	@echo 'setup: installing the Python packages of requirements-test.txt'
+	@$(PYTHON_BIN) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	@touch $@
+
+test-packages:
+	@scripts/need-packages --optional 'the tests' $(TEST_PACKAGES)
+
+test: setup test-packages $(READY_TEST) ## set up and run every test that this machine can run
+	$(PYTHON_BIN) -P -m pytest $(PYTEST_ARGS)
+
+lint: setup test-packages $(READY_TEST) ## run the linters only
+	$(PYTHON_BIN) -P -m pytest tests/test_linters.py $(PYTEST_ARGS)
+
+demo: setup ## make a Debian image from packages and boot it
+	@scripts/demo
+
+docs: setup ## write man/ and completions/ anew from the programs
+	@echo 'docs: writing man/ and completions/'
+	@PYTHONPATH=. $(PYTHON_BIN) -P -m banger_tools.manuals .
+
+clean: ## remove what was made here, the demo's folder too
+	@echo 'clean: removing $(VENV), .demo, caches and the compiled guest program'
+	@rm -rf $(VENV) .demo build dist banger_tools.egg-info banger_tools/guest/bin \
+	  .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help setup packages test-packages test lint demo docs clean

@@ -1,0 +1,49 @@
+"""Fixtures for every test: a home of banger's own, and an ordinary user."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import support
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Turn the markers into what they ask of the machine."""
+    if item.get_closest_marker("root"):
+        support.need_root()
+    if item.get_closest_marker("boot"):
+        support.need("qemu-system-x86_64")
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep every test off the user's own store, cache and configuration."""
+    if "BANGER_HOME" not in os.environ:
+        monkeypatch.setenv("BANGER_HOME", str(tmp_path_factory.getbasetemp() / "banger-home"))
+
+
+@pytest.fixture
+def banger_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home of banger: cache, state and config below it."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("BANGER_HOME", str(home))
+    return home
+
+
+@pytest.fixture(scope="session")
+def user() -> Iterator[support.OrdinaryUser]:
+    """An ordinary user who can run the programs, with an empty home that others may enter."""
+    with tempfile.TemporaryDirectory(prefix="banger-user-") as folder:
+        base = Path(folder)
+        base.chmod(0o755)
+        home = base / "home"
+        home.mkdir()
+        found = support.ordinary_user(home)
+        support.let_run(found, base / "checkout")
+        yield found
