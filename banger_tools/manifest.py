@@ -110,12 +110,13 @@ class WorkSeed(Struct, frozen=True, rename={"media_type": "mediaType"}):
 
 
 class Kernel(Struct, frozen=True, omit_defaults=True):
-    """A kernel as it stands in the store or beside an image."""
+    """A kernel as it stands in the store or beside an image: `kernel` is an ELF file, `vmlinuz` the same as a bzImage."""
 
     name: str
     version: str
     architecture: str
     kernel: str
+    vmlinuz: str | None = None
     initrd: str | None = None
     modules: str | None = None
 

@@ -1,0 +1,177 @@
+"""bg-publish: put an image and its kernel into the store, under a name, whole or not at all.
+
+Usage:
+  bg-publish [options] [INPUT]
+
+Arguments:
+  INPUT  A manifest with a root filesystem, or an ext4 file; the manifest on stdin if none is given or it is '-'.
+
+Options:
+  --name=NAME              Name in the store; the manifest's name if not given.
+  --replace                Take the place of an image of that name, in one step.
+  --move                   Move the disks into the store instead of copying them.
+  --kernel-ref=REF         Kernel to go with it: one of the store by name, or apt:PACKAGE.
+  --no-kernel              Publish without a kernel; it is chosen at boot.
+  --path                   Print the path of the published folder instead of the manifest.
+  @talk
+
+Description:
+  The disks are copied (by reflink where the filesystem can, else without their holes) into a private folder beside
+  where the image will stand; the kernel's files are hard links to the store's. Everything is flushed to the disk,
+  and one rename that fails if the name is taken makes the image appear. Of two programs that publish under one name
+  exactly one wins. With --replace the old image and the new one change places, and virtual machines keep the disks
+  that they were made with.
+
+  Without --kernel-ref the kernel that this host's packages offer for virtual machines is used; it is fetched
+  through apt the first time, and kept in the store.
+
+Examples:
+  bg-fetch apt:bookworm | bg-flatten | bg-mkext4 | bg-chown | bg-inject | bg-seed | bg-publish --name bookworm
+  bg-publish --replace --name web --kernel-ref apt:linux-image-cloud-amd64 web.json
+
+Exit status:
+  0   the image is published
+  64  the command line is wrong
+  65  a manifest, image or kernel is not what it claims to be
+  66  an input is missing or cannot be read
+  69  apt is not there or does not have the kernel, or the guest program is not built
+  73  the name is taken
+  74  the disk is full or failed
+  75  a lock stayed held
+  77  access was refused
+  130  interrupted; nothing is left behind
+  143  terminated; nothing is left behind
+
+See also:
+  bg-seed(1), bg-boot(1), banger-manifest(5)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from banger_tools import cli, errors, stage
+
+if TYPE_CHECKING:
+    from banger_tools.manifest import Kernel, Manifest
+
+_VALID = 1  # s_state, EXT4_VALID_FS
+_RECOVER = 4  # s_feature_incompat: the journal is not replayed yet
+
+
+class Options(NamedTuple):
+    """The command line of bg-publish, checked."""
+
+    input: str | None
+    name: str | None
+    replace: bool
+    move: bool
+    kernel_ref: str | None
+    with_kernel: bool
+    path_only: bool
+
+    @classmethod
+    def from_arguments(cls, arguments: dict[str, Any]) -> Options:
+        """Check the options; raises BadUsage naming the one that is wrong."""
+        from banger_tools.store import names
+
+        name, ref = arguments["--name"], arguments["--kernel-ref"]
+        if name is not None:
+            names.check(name)
+        if ref is not None and arguments["--no-kernel"]:
+            raise errors.BadUsage("--kernel-ref and --no-kernel exclude each other")
+        return cls(
+            arguments["INPUT"],
+            name,
+            bool(arguments["--replace"]),
+            bool(arguments["--move"]),
+            ref,
+            not arguments["--no-kernel"],
+            bool(arguments["--path"]),
+        )
+
+
+def read_input(argument: str | None) -> Manifest:
+    """Return the manifest to publish; a bare ext4 file becomes one."""
+    from banger_tools import identify
+    from banger_tools.manifest import Manifest, Rootfs
+
+    kind, path = stage.open_input(argument)
+    if kind == identify.MANIFEST:
+        return stage.read_manifest(path)
+    if kind != identify.EXT4 or path is None:
+        raise stage.wrong_input(path, kind, "a manifest or an ext4 image")
+    image = Manifest()
+    image.name = path.stem
+    image.put("rootfs", Rootfs(str(path), path.stat().st_size, _uuid(path), path.stem[:16], 0, 0))
+    return image
+
+
+def _superblock(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(2048)[1024:]
+
+
+def _uuid(path: Path) -> str:
+    import uuid
+
+    return str(uuid.UUID(bytes=_superblock(path)[104:120]))
+
+
+def check_rootfs(path: Path) -> None:
+    """Check that a disk is an ext4 filesystem that was left whole.
+
+    Raises BadInput for one that a program was stopped in the middle of editing.
+    """
+    superblock = _superblock(path)
+    if superblock[56:58] != b"\x53\xef":
+        raise errors.BadInput(f"'{path}' is no ext4 image")
+    state = int.from_bytes(superblock[58:60], "little")
+    incompatible = int.from_bytes(superblock[96:100], "little")
+    if not state & _VALID or incompatible & _RECOVER:
+        raise errors.BadInput(f"'{path}' was not left clean", f"make it again, or repair it: e2fsck -fy '{path}'")
+
+
+def publish(image: Manifest, options: Options) -> Manifest:
+    """Publish the image of a manifest and return the manifest as it stands in the store."""
+    from banger_tools.manifest import Rootfs, WorkSeed
+    from banger_tools.store import images, names, staging
+
+    name = options.name or names.check(names.derived(image.name))
+    staging.refuse_taken(images.root() / name, replace=options.replace, what=images.WHAT)
+    rootfs = image.get("rootfs", Rootfs)
+    disk = stage.check_artifact(rootfs.path, rootfs.size, "root filesystem")
+    check_rootfs(disk)
+    seed = None
+    if image.has("work_seed"):
+        section = image.get("work_seed", WorkSeed)
+        seed = stage.check_artifact(section.path, section.size, "work seed")
+    parts = images.Parts(disk, seed, _kernel(image, options), options.move)
+    image.record("bg-publish", {"kernel": parts.kernel.name if parts.kernel else None})
+    return images.publish(image, name, parts, replace=options.replace)
+
+
+def _kernel(image: Manifest, options: Options) -> Kernel | None:
+    if not options.with_kernel:
+        return None
+    from banger_tools.store import kernels
+
+    return kernels.obtain(options.kernel_ref or kernels.default_ref(image.architecture))
+
+
+def work(arguments: dict[str, Any]) -> None:
+    """Publish what the command line says."""
+    options = Options.from_arguments(arguments)
+    image = publish(read_input(options.input), options)
+    stage.print_result(image, image.raw["published"]["path"], path_only=options.path_only)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run bg-publish and return its exit status."""
+    return cli.run(__doc__ or "", argv, work)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

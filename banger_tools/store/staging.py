@@ -1,0 +1,136 @@
+"""Folders that appear whole under their final name, or not at all.
+
+An object is staged as `NAME.staging-XXXX` beside where it will stand and renamed once. Its maker holds a lock on the
+folder while it works; the lock goes with the process, so a staging folder that nobody locks is left over from one
+that died, and the next run removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from banger_tools import errors, files
+
+RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2  # renameat2(2)
+_AT_FDCWD = -100
+_MARK = ".staging-"
+
+
+@contextlib.contextmanager
+def staged(target: Path, *, replace: bool = False, what: str = "object") -> Iterator[Path]:
+    """Yield a private folder to fill; on success everything in it is synced and it becomes `target` in one rename.
+
+    Raises CannotCreate before the work, and again after it, if the name is taken (unless `replace`: then the two
+    folders change places atomically, and the old one is removed).
+    """
+    refuse_taken(target, replace=replace, what=what)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sweep(target.parent)
+    folder, lock = _make(target)
+    try:
+        yield folder
+        sync_tree(folder)
+        _publish(folder, target, replace=replace, what=what)
+    except OSError as error:
+        raise errors.os_error(error, f"cannot make the {what} '{target.name}'") from error
+    finally:
+        _remove(folder)
+        os.close(lock)
+
+
+def refuse_taken(target: Path, *, replace: bool, what: str) -> None:
+    """Raise CannotCreate if the name is taken."""
+    if not replace and os.path.lexists(target):
+        raise taken(target, what)
+
+
+def taken(target: Path, what: str) -> errors.CannotCreate:
+    """Return the error that says that a name is taken."""
+    return errors.CannotCreate(f"the {what} '{target.name}' exists already", "choose another name with --name")
+
+
+def _make(target: Path) -> tuple[Path, int]:
+    """Make a staging folder and lock it, again if a sweeper was quicker than our lock."""
+    while True:
+        folder = target.parent / f"{target.name}{_MARK}{secrets.token_hex(6)}"
+        folder.mkdir(mode=0o700)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if folder.exists():
+            return folder, descriptor
+        os.close(descriptor)
+
+
+def _publish(folder: Path, target: Path, *, replace: bool, what: str) -> None:
+    if replace and target.exists():
+        rename(folder, target, RENAME_EXCHANGE)
+    else:
+        try:
+            rename(folder, target, RENAME_NOREPLACE)
+        except FileExistsError as error:
+            raise taken(target, what) from error
+    files.sync_folder(target.parent)
+
+
+def rename(source: Path, target: Path, flags: int) -> None:
+    """Rename atomically with the flags of renameat2(2), which Python does not offer."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(source), None, str(target))
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush every file and folder below `folder` to its disk."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = Path(place, name)
+            if path.is_file() and not path.is_symlink():
+                files.sync_file(path)
+        files.sync_folder(Path(place))
+
+
+def sweep(parent: Path) -> list[str]:
+    """Remove the staging folders whose makers died, and return their names."""
+    removed = []
+    for folder in sorted(parent.glob(f"*{_MARK}*")):
+        with contextlib.suppress(OSError):  # somebody else sweeps, or it is not ours to remove
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+                removed.append(folder.name)
+            finally:
+                os.close(descriptor)
+    return removed
+
+
+def retire(folder: Path) -> None:
+    """Remove a finished object: at once from sight, then its files; what a crash leaves is swept like any staging."""
+    doomed = folder.parent / f"{folder.name}{_MARK}{secrets.token_hex(6)}"
+    os.rename(folder, doomed)
+    shutil.rmtree(doomed)
+
+
+def is_staging(name: str) -> bool:
+    """Tell whether a folder's name is that of something unfinished."""
+    return _MARK in name
+
+
+def _remove(folder: Path) -> None:
+    """Remove a staging folder, or what changed places with it; nothing is there after a plain rename."""
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
