@@ -47,6 +47,8 @@ $(GUEST): $(GUEST_SOURCES) | $(READY)
 $(READY_TEST): $(READY) requirements-test.txt
 	@echo 'setup: installing the Python packages of requirements-test.txt'
 	@$(PYTHON_BIN) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	@# The programs run with the original docopt, too; it would take the place of docopt-ng in one folder.
+	@$(PYTHON_BIN) -m pip install --quiet --disable-pip-version-check --upgrade --target $(VENV)/docopt-0.6.2 docopt==0.6.2
 	@touch $@
 
 test-packages:

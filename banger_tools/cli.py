@@ -75,6 +75,10 @@ def status_of(error: BaseException) -> int:
         case BrokenPipeError():
             _abandon_stdout()
             return errors.CLOSED_PIPE
+        case ModuleNotFoundError() if not str(error.name).startswith("banger_tools"):
+            console.error(f"the Python package '{error.name}' is not installed")
+            console.hint("in a checkout: make setup; else: pip install --force-reinstall banger-tools")
+            return errors.Unavailable.status
         case SystemExit():
             return error.code if isinstance(error.code, int) else 0
     import traceback
@@ -147,7 +151,7 @@ def _bad_usage(manual: docs.Manual, message: str, hint: str | None = None) -> er
 
 def _misfit(manual: docs.Manual, positionals: Sequence[str]) -> str:
     """Say which positional argument is missing or too many."""
-    pattern = manual.synopsis[0].split()[1:]
+    pattern = manual.synopsis[0].removeprefix(manual.name).split()
     required = [word for word in pattern if re.fullmatch(r"[A-Z][A-Z_:]*", word)]
     optional = [word for word in pattern if re.fullmatch(r"\[[A-Z][A-Z_:]*\]", word)]
     if len(positionals) < len(required):

@@ -14,6 +14,7 @@ _HEADING = re.compile(rf"^({'|'.join(HEADINGS)}):[ \t]*$", re.MULTILINE)
 _OPTION = re.compile(
     r"^  (?:(-\w)(?: ([A-Z_:.|]+))?, )?(--[a-z0-9-]+)(?:=(\S+))?(?:  +(.*))?$|^  (-\w)(?: ([A-Z_:.|]+))?(?:  +(.*))?$"
 )
+_COMMAND = re.compile(r"^  ([a-z]+(?: [a-z]+)*)  +(\S.*)$")
 
 
 class Option(NamedTuple):
@@ -53,6 +54,12 @@ def parse(doc: str) -> Manual:
     if "Options" in sections:
         sections["Options"] = expand(sections["Options"])
     return Manual(name, purpose.rstrip("."), sections, tuple(_options(sections.get("Options", ""))))
+
+
+def commands(manual: Manual) -> dict[str, str]:
+    """Return the commands of a Commands section and what each does: `  image pull  Make an image.`"""
+    lines = manual.sections.get("Commands", "").splitlines()
+    return {match[1]: match[2] for line in lines if (match := _COMMAND.match(line))}
 
 
 def _options(body: str) -> list[Option]:
@@ -100,5 +107,7 @@ def help_text(manual: Manual) -> str:
 
 def docopt_text(manual: Manual) -> str:
     """Return the part of a manual that docopt is to see: usage and options, and nothing else to trip over."""
-    usage = [line.replace("[options]", "[options] [-v]... [--]") for line in manual.synopsis]
+    # docopt takes the first word for the program's name: a name of several ("banger image pull") becomes one.
+    patterns = [line.removeprefix(manual.name) for line in manual.synopsis]
+    usage = ["program" + pattern.replace("[options]", "[options] [-v]... [--]") for pattern in patterns]
     return "Usage:\n  " + "\n  ".join(usage) + "\n\nOptions:\n" + manual.sections.get("Options", "") + "\n"

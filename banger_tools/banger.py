@@ -1,0 +1,90 @@
+"""banger: run the pipe of bg- programs, and look after what it makes.
+
+Usage:
+  banger [options] COMMAND [ARGUMENTS]...
+
+Arguments:
+  COMMAND    One or two words, as below.
+  ARGUMENTS  What the command takes; `banger COMMAND --help` tells.
+
+Commands:
+  image pull  Make a bootable image out of a container image, a tar or Debian packages.
+  image list  List the images.
+  vm run      Boot an image and run a command or a shell in it.
+  build       Run any part of the pipe and keep what it makes.
+  doctor      Look whether this machine has what banger needs.
+
+Options:
+  @talk
+
+Description:
+  banger is the driver of the suite. It does no work of its own: it starts the bg- programs as one pipe, and
+  with -vv it shows that pipe, ready to be pasted into a shell.
+
+  Images, kernels and virtual machines are plain folders: by default below ~/.local/state/banger, with the
+  cache in ~/.cache/banger; BANGER_HOME puts all of them below one folder.
+
+Examples:
+  $ banger image pull docker.io/library/alpine:3.20
+  $ banger vm run --rm -- cat /etc/os-release
+  $ banger build --to mkext4 -C work oci:./layout
+
+Exit status:
+  0   done
+  64  the command line is wrong
+  70  a bug in banger; the traceback says where
+
+  Otherwise that of the command: of the program that failed, or of the program that ran in the machine.
+
+See also:
+  bg-fetch(1) bg-flatten(1) bg-mkext4(1) bg-chown(1) bg-inject(1) bg-seed(1) bg-publish(1) bg-boot(1)
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+
+from banger_tools import cli, console, docs, errors
+
+
+def choose(words: Sequence[str], commands: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the command that `words` begin with, and the words after it.
+
+    Raises BadUsage naming the nearest command if there is none.
+    """
+    for length in (2, 1):
+        name = " ".join(words[:length])
+        if name in commands:
+            return name, list(words[length:])
+    following = [name.split()[1] for name in commands if name.startswith(f"{words[0]} ")]
+    if following and len(words) == 1:
+        raise errors.BadUsage(f"'{words[0]}' needs one more word: {', '.join(following)}")
+    raise _unknown(" ".join(words[:2] if following else words[:1]), commands)
+
+
+def _unknown(name: str, commands: Sequence[str]) -> errors.BadUsage:
+    import difflib
+
+    near = difflib.get_close_matches(name, commands, 1) or difflib.get_close_matches(
+        name, [command.split()[0] for command in commands], 1
+    )
+    hint = f"did you mean 'banger {near[0]}'?" if near else f"the commands are: {', '.join(commands)}"
+    return errors.BadUsage(f"unknown command '{name}'", hint)
+
+
+def work(arguments: cli.Arguments) -> int:
+    """Run one command, in this process, with the options on talking that came before it."""
+    commands = list(docs.commands(docs.parse(__doc__ or "")))
+    name, rest = choose([arguments["COMMAND"], *arguments["ARGUMENTS"]], commands)
+    module = importlib.import_module(f"banger_tools.commands.{name.replace(' ', '_')}")
+    return int(module.main([*console.passed_on(), *rest]))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    return cli.run(__doc__ or "", argv, work, nested=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""The commands of `banger`, one module each; each runs the programs of the suite and imports none."""

@@ -1,0 +1,122 @@
+"""banger image pull: make a bootable image out of a container image, a tar or Debian packages.
+
+Usage:
+  banger image pull [options] REF
+
+Arguments:
+  REF  What to fetch, as bg-fetch(1) takes it: alpine:3.20, ghcr.io/owner/name@sha256:..., oci:DIR,
+       docker-archive:FILE, rootfs:FILE, apt:bookworm.
+
+Options:
+  --name=NAME           Name of the image (else what the source is called, as in debian-bookworm).
+  --replace             Take the place of an image of that name.
+  --size=SIZE           Size of the root filesystem, as in 4G (else what it needs and a quarter more).
+  --platform=OS/ARCH    Platform to choose from an image for several (else this machine's).
+  --pull=WHEN           Ask the registry again: missing, always or never.
+  --offline             Use only what was fetched before.
+  --kernel-ref=REF      Kernel to go with it: one of the store by name, or apt:PACKAGE.
+  --keep-work=DIR       Keep each stage's manifest and artifact in DIR, an empty folder or a new one.
+  --json                Print the manifest of the image instead of its name.
+  @talk
+
+Description:
+  Runs bg-fetch, bg-flatten, bg-mkext4, bg-chown, bg-inject, bg-seed and bg-publish as one pipe, in a work folder
+  that is removed at the end, and says how long each of them took. The name of the image goes to stdout.
+
+  Pulls of different names do not wait for each other. Of two pulls of one name the first to end wins.
+
+Examples:
+  $ banger image pull apt:bookworm
+  $ banger image pull --name web --size 8G registry.example.org/team/web:1.4
+  $ banger image pull --keep-work work alpine:3.20
+
+Exit status:
+  0   done; the image can be booted
+  64  the command line is wrong
+  73  the name is taken, or DIR is not empty
+
+  Otherwise that of the stage that failed.
+
+See also:
+  banger-image-list(1) banger-vm-run(1) bg-fetch(1) bg-publish(1)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from banger_tools import cli, errors, files, locations, pipeline
+
+CHOSEN = pipeline.STAGES[: pipeline.STAGES.index("publish") + 1]
+
+
+class Options(NamedTuple):
+    """What was asked: the source, what is passed on to the stages, and what stays behind."""
+
+    source: str
+    passed_on: dict[str, Any]
+    keep_work: Path | None
+    as_json: bool
+
+    @classmethod
+    def from_arguments(cls, arguments: cli.Arguments) -> Options:
+        """Sort the options; their values are for the stages to check.
+
+        Raises CannotCreate if the folder of --keep-work has something in it.
+        """
+        keep = Path(arguments["--keep-work"]) if arguments["--keep-work"] else None
+        if keep and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
+            raise errors.CannotCreate(f"--keep-work: '{keep}' is not an empty folder")
+        # The artifacts are of no further use, unless they are to be kept.
+        passed_on = {**arguments, "--move": keep is None}
+        return cls(arguments["REF"], passed_on, keep, bool(arguments["--json"]))
+
+
+@contextlib.contextmanager
+def work_folder(keep: Path | None) -> Iterator[Path]:
+    """Give the folder for the artifacts: the one to keep, or one beside the store, gone afterwards.
+
+    On the store's own filesystem the finished disks can be moved or cloned instead of copied.
+    """
+    if keep:
+        keep.mkdir(parents=True, exist_ok=True)
+        yield keep
+        return
+    parent = locations.state() / "work"
+    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with files.temporary_folder(parent / "pull") as folder:
+        yield folder
+
+
+def pull(options: Options) -> dict[str, Any]:
+    """Run the whole pipe and return the manifest of the published image."""
+    with work_folder(options.keep_work) as folder:
+        settings = pipeline.Settings.from_arguments(options.passed_on, folder, CHOSEN)
+        commands = pipeline.stages(CHOSEN, options.source, settings)
+        if options.keep_work:
+            commands = pipeline.with_manifests(commands, folder)
+        published = json.loads(pipeline.run(commands))
+    assert isinstance(published, dict)
+    return published
+
+
+def work(arguments: cli.Arguments) -> None:
+    """Pull the image and print its name or its manifest."""
+    options = Options.from_arguments(arguments)
+    manifest = pull(options)
+    name = str(manifest["published"]["name"])
+    sys.stdout.write(json.dumps(manifest, indent=2) + "\n" if options.as_json else name + "\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    return cli.run(__doc__ or "", argv, work)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,259 @@
+"""The pipe of the driver: the stages in their order, started together as real programs, stdout to stdin.
+
+The driver imports no tool. What it knows of a stage is its name and its place; all else is that program's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from banger_tools import console, errors
+
+STAGES = ("fetch", "flatten", "mkext4", "chown", "inject", "seed", "publish", "boot")
+MAKERS = ("flatten", "mkext4", "seed")  # the stages that leave an artifact of their own in the folder of -C
+PASSED_ON = {  # options of the driver, and the stage that each one is for
+    "--platform": "fetch",
+    "--pull": "fetch",
+    "--offline": "fetch",
+    "--size": "mkext4",
+    "--name": "publish",
+    "--kernel-ref": "publish",
+    "--replace": "publish",
+    "--move": "publish",
+}
+GRACE = 15.0  # seconds that a stopped program gets for its clean-up
+
+
+class Command(NamedTuple):
+    """One program of a pipe: its name as people type it, and its arguments."""
+
+    program: str
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def argv(self) -> list[str]:
+        """Return what to run: a program of ours by this Python, wherever it is installed; else as it is."""
+        if self.program.startswith("bg-"):
+            return [sys.executable, "-P", "-m", f"banger_tools.{self.program.removeprefix('bg-')}", *self.arguments]
+        return [self.program, *self.arguments]
+
+    def with_more(self, *arguments: str) -> Command:
+        """Return the same program with more arguments."""
+        return Command(self.program, (*self.arguments, *arguments))
+
+    def __str__(self) -> str:
+        return shlex.join([self.program, *self.arguments])
+
+
+class Failed(errors.BangerError):
+    """A program of the pipe failed; it has said why, and its status becomes ours."""
+
+    def __init__(self, program: str, status: int) -> None:
+        super().__init__(f"'{program}' {worded(status)}")
+        self.status = status if status >= 0 else 128 - status
+
+
+class Settings(NamedTuple):
+    """What all stages are told, and what single ones are."""
+
+    directory: Path
+    force: bool
+    single: dict[str, tuple[str, ...]]
+
+    @classmethod
+    def from_arguments(cls, arguments: Mapping[str, Any], directory: Path, chosen: Sequence[str]) -> Settings:
+        """Sort the driver's options by the stage that they are for.
+
+        Raises BadUsage for an option whose stage is not among the chosen ones. The values are for the stage to check.
+        """
+        single: dict[str, tuple[str, ...]] = {}
+        for option, name in PASSED_ON.items():
+            value = arguments.get(option)
+            if value is None or value is False:
+                continue
+            if name not in chosen:
+                raise errors.BadUsage(f"{option} is for the stage '{name}', which is not to be run")
+            single[name] = (*single.get(name, ()), option if value is True else f"{option}={value}")
+        return cls(directory, bool(arguments.get("--force")), single)
+
+
+def stages(chosen: Sequence[str], source: str | None, settings: Settings) -> list[Command]:
+    """Return the programs of the chosen stages; `source` is the INPUT of the first."""
+    commands = [Command(f"bg-{name}", tuple(_arguments(name, settings))) for name in chosen]
+    if source is not None:
+        commands[0] = commands[0].with_more("--", source)
+    return commands
+
+
+def _arguments(name: str, settings: Settings) -> Iterator[str]:
+    yield from console.passed_on()
+    if settings.directory != Path() and name in MAKERS:
+        yield f"--directory={settings.directory}"
+    if settings.force and name in MAKERS:
+        yield "--force"
+    yield from settings.single.get(name, ())
+
+
+def with_manifests(commands: Sequence[Command], directory: Path) -> list[Command]:
+    """Return the programs with a tee(1) behind each, which keeps its manifest: 1-fetch.json, 2-flatten.json …"""
+    woven: list[Command] = []
+    for number, command in enumerate(commands, 1):
+        path = directory / f"{number}-{command.program.removeprefix('bg-')}.json"
+        woven += [command, Command("tee", (str(path),))]
+    return woven
+
+
+def worded(status: int) -> str:
+    """Say how a program ended, from its status as subprocess gives it."""
+    if status < 0:
+        with contextlib.suppress(ValueError):
+            return f"was killed by {signal.Signals(-status).name}"
+    return f"failed with status {status}"
+
+
+def run(commands: Sequence[Command], *, stdin: IO[bytes] | int | None = None) -> bytes:
+    """Run programs as one pipe, and return what the last one printed.
+
+    Their stderr is ours. When one fails the others are stopped, and the first failure in the order of the
+    pipe is raised as Failed; an interruption stops them all and waits for their clean-up.
+    """
+    console.command(" | ".join(map(str, commands)))
+    with tempfile.TemporaryFile() as printed:
+        pipe = _Pipe(commands)
+        try:
+            pipe.start(stdin, printed)
+            pipe.watch()
+        except KeyboardInterrupt:
+            pipe.all_ended(1.0)  # ^C of a terminal reached them as well: a second signal would disturb their clean-up
+            raise
+        finally:
+            pipe.end()
+        pipe.raise_failure()
+        printed.seek(0)
+        return printed.read()
+
+
+class _Pipe:
+    """The running programs of one pipe, and the ends of the pipes between them that we hold."""
+
+    def __init__(self, commands: Sequence[Command]) -> None:
+        self.commands = commands
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.held: list[int] = []
+        self.stopped: set[int] = set()
+        self.began = time.monotonic()
+
+    def start(self, stdin: IO[bytes] | int | None, stdout: IO[bytes]) -> None:
+        """Start all programs.
+
+        We keep the writing end of each pipe open until its program succeeded. So the next one never takes
+        the end of a failed program for its input, and complains of nothing but its own troubles.
+        """
+        reader = -1
+        try:
+            for command in self.commands[:-1]:
+                source, (reader, writer) = reader, os.pipe()
+                self.held.append(writer)
+                self._start_one(command, stdin if source < 0 else source, writer)
+            source, reader = reader, -1
+            self._start_one(self.commands[-1], stdin if source < 0 else source, stdout)
+        finally:
+            if reader >= 0:
+                os.close(reader)
+
+    def _start_one(self, command: Command, stdin: IO[bytes] | int | None, stdout: IO[bytes] | int) -> None:
+        try:
+            self.processes.append(subprocess.Popen(command.argv, stdin=stdin, stdout=stdout))
+        except OSError as error:
+            raise errors.os_error(error, f"cannot run '{command.program}'") from error
+        finally:
+            if isinstance(stdin, int) and stdin >= 0:
+                os.close(stdin)  # the program has it now, and must be its only reader
+
+    def watch(self) -> None:
+        """Wait for all programs; on the first failure stop the rest."""
+        running = set(range(len(self.processes)))
+        with _exits(self.processes) as wait:
+            while running:
+                for index in wait():
+                    running.discard(index)
+                    if self.processes[index].wait() == 0:
+                        self._succeeded(index)
+                    elif not self.stopped:
+                        self.stop(signal.SIGTERM)
+
+    def _succeeded(self, index: int) -> None:
+        if index < len(self.held):
+            os.close(self.held[index])
+            self.held[index] = -1
+        now = time.monotonic()
+        if self.commands[index].program != "tee":
+            console.note(f"{self.commands[index].program:<10} {now - self.began:7.2f} s")
+        self.began = now
+
+    def stop(self, number: int) -> None:
+        """Send a signal to every program that still runs."""
+        for index, process in enumerate(self.processes):
+            if process.poll() is None:
+                self.stopped.add(index)
+                process.send_signal(number)
+
+    def end(self) -> None:
+        """See that no program outlives us: stop what still runs, let it clean up, then kill it."""
+        try:
+            if not self.stopped:
+                self.stop(signal.SIGTERM)
+            if not self.all_ended(GRACE):
+                self.stop(signal.SIGKILL)
+                self.all_ended(GRACE)
+        finally:
+            for descriptor in self.held:
+                if descriptor >= 0:
+                    os.close(descriptor)
+
+    def all_ended(self, patience: float) -> bool:
+        """Wait at most `patience` seconds for all programs, and tell whether they ended."""
+        deadline = time.monotonic() + patience
+        for process in self.processes:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                return False
+        return True
+
+    def raise_failure(self) -> None:
+        """Raise Failed for the first program that failed by itself, or for any that was ended from outside."""
+        failed = [(i, p.returncode) for i, p in enumerate(self.processes) if p.returncode != 0]
+        by_themselves = [(i, status) for i, status in failed if i not in self.stopped]
+        for index, status in by_themselves or failed:
+            raise Failed(self.commands[index].program, status)
+
+
+@contextlib.contextmanager
+def _exits(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[Callable[[], list[int]]]:
+    """Give a function that waits until processes have ended and returns their indexes."""
+    with contextlib.ExitStack() as stack:
+        selector = stack.enter_context(selectors.DefaultSelector())
+        for index, process in enumerate(processes):
+            descriptor = os.pidfd_open(process.pid)
+            stack.callback(os.close, descriptor)
+            selector.register(descriptor, selectors.EVENT_READ, index)
+
+        def wait() -> list[int]:
+            ready = [key for key, _ in selector.select()]
+            for key in ready:
+                selector.unregister(key.fd)
+            return [int(key.data) for key in ready]
+
+        yield wait
