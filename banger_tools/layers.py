@@ -1,0 +1,303 @@
+"""Replaying the layers of an image on a tree in memory, with exactly the semantics of a container runtime.
+
+Nothing is extracted: a node holds what a header said and where its data stands. Rules: OCI image-spec, "Image Layer
+Filesystem Changeset". Where that is silent, what umoci and containerd do; where they differ, the choice is said below.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from banger_tools import console, errors, tar, tree
+from banger_tools.tar import DIR, HARDLINK, SYMLINK, Member
+
+WHITEOUT = b".wh."
+OPAQUE = b".wh..wh..opq"
+RESERVED = b".wh..wh."  # AUFS bookkeeping, never content
+MAX_LINKS_FOLLOWED = 40  # as the kernel's MAXSYMLINKS
+
+
+class Limits(NamedTuple):
+    """Bounds against hostile archives."""
+
+    entries: int = 10_000_000
+    xattr_bytes: int = 64 << 10
+    depth: int = 1000
+
+
+class Node:
+    """An inode of the tree: what its header said, and for a folder its children by name."""
+
+    __slots__ = (
+        "children",
+        "data",
+        "gid",
+        "mode",
+        "mtime",
+        "rdev",
+        "segments",
+        "size",
+        "target",
+        "type",
+        "uid",
+        "xattrs",
+    )
+
+    def __init__(self, member: Member, source: int) -> None:
+        self.type = member.type
+        self.mode = member.mode
+        self.uid = member.uid
+        self.gid = member.gid
+        self.mtime = member.mtime
+        self.size = member.size
+        self.target = member.link
+        self.rdev = member.rdev
+        self.xattrs = member.xattrs
+        self.data = (source, member.offset)
+        self.segments = member.segments
+        self.children: dict[bytes, Node] = {}
+
+    def update(self, member: Member) -> None:
+        """Take the metadata of a newer header for the same folder."""
+        self.mode, self.uid, self.gid = member.mode, member.uid, member.gid
+        self.mtime, self.xattrs = member.mtime, member.xattrs
+
+
+def _implied() -> Node:
+    """Return a folder that some entry needs but no header describes."""
+    return Node(Member(b"", DIR, 0o755, 0, 0, (0, 0), 0, b"", None, None, 0, None), 0)
+
+
+class Refused(errors.BadInput):
+    """An entry that no runtime would accept; the message names it."""
+
+
+class Replay:
+    """The merged tree so far; `apply` one layer after the other, oldest first."""
+
+    def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 - immutable
+        self.root = _implied()
+        self.limits = limits
+        self.entries = 0
+        self.layer = -1
+        # (id of the folder, name) of everything that the current layer made: what it hides is only what is older.
+        self.upper: set[tuple[int, bytes]] = set()
+        self.parents: dict[bytes, Node] = {}
+
+    def apply(self, members: Iterable[Member], source: int) -> None:
+        """Replay one layer, whose data is the source numbered `source`.
+
+        Raises Refused or tar.Corrupt, naming the entry.
+        """
+        self.layer += 1
+        self.upper.clear()
+        self.parents.clear()
+        for member in members:
+            self.entries += 1
+            if self.entries > self.limits.entries:
+                raise Refused(f"more than {self.limits.entries} entries")
+            self.add(member, source)
+
+    def add(self, member: Member, source: int) -> None:
+        """Replay one entry."""
+        folder, name = _split(member.name)
+        if name is None:
+            self.replace_root(member)
+            return
+        if name.startswith(WHITEOUT):
+            self.whiteout(folder, name)
+            return
+        if member.xattrs and sum(map(len, member.xattrs.values())) > self.limits.xattr_bytes:
+            raise Refused(f"'{_shown(member.name)}' has more than {self.limits.xattr_bytes} bytes of xattrs")
+        parent = self.parents.get(folder)
+        if parent is None:
+            parent = self.parents[folder] = self.walk(folder, member.name)
+        self.place(parent, name, self.node(parent, name, member, source))
+
+    def node(self, parent: Node, name: bytes, member: Member, source: int) -> Node:
+        """Return the node that a header stands for: a new one, the folder that is there, or a link's target."""
+        if member.type == HARDLINK:
+            return self.link_target(member)
+        old = parent.children.get(name)
+        if member.type == DIR and old is not None and old.type == DIR:
+            old.update(member)
+            return old
+        if member.type == SYMLINK and not member.link:
+            raise Refused(f"symlink '{_shown(member.name)}' has no target")
+        return Node(member, source)
+
+    def place(self, parent: Node, name: bytes, node: Node) -> None:
+        """Give a node a name, in place of whatever had it."""
+        old = parent.children.get(name)
+        if old is not node and old is not None and old.type in (DIR, SYMLINK):
+            self.parents.clear()  # what was reached through the old one is reached no more
+        parent.children[name] = node
+        if self.layer:
+            self.upper.add((id(parent), name))
+
+    def replace_root(self, member: Member) -> None:
+        if member.type != DIR:
+            raise Refused("the root of the tree is not a folder")
+        self.root.update(member)
+
+    def link_target(self, member: Member) -> Node:
+        """Return the node that a hardlink names; its parents may be symlinks, itself is never followed."""
+        folder, name = _split(member.link)
+        parent = self.find(folder) if name is not None else None
+        target = parent.children.get(name) if parent is not None and name is not None else None
+        if target is None:
+            raise Refused(f"hardlink '{_shown(member.name)}' to '{_shown(member.link)}', which does not exist")
+        if target.type == DIR:
+            raise Refused(f"hardlink '{_shown(member.name)}' to the folder '{_shown(member.link)}'")
+        return target
+
+    def walk(self, folder: bytes, entry: bytes) -> Node:
+        """Return the folder at a path, following symlinks inside the root and making what is missing."""
+        return self.resolve(folder, entry, make=True) or self.root
+
+    def find(self, folder: bytes) -> Node | None:
+        """Return the folder at a path, or None if there is none."""
+        return self.resolve(folder, folder, make=False)
+
+    def resolve(self, folder: bytes, entry: bytes, *, make: bool) -> Node | None:
+        """Walk to a folder as chroot'ed path resolution would; `entry` is what errors name."""
+        pending = folder.split(b"/")[::-1]
+        trail = [self.root]
+        followed = 0
+        while pending:
+            name = pending.pop()
+            if name in (b"", b"."):
+                continue
+            if name == b"..":  # only out of a symlink's target: entries with it were refused
+                del trail[max(1, len(trail) - 1) :]
+                continue
+            parent = trail[-1]
+            child = parent.children.get(name)
+            if child is None and not make:
+                return None
+            if child is None:
+                child = parent.children[name] = _implied()
+            if child.type == SYMLINK:
+                followed += 1
+                if followed > MAX_LINKS_FOLLOWED:
+                    raise Refused(f"'{_shown(entry)}' is below a loop of symlinks")
+                pending += child.target.split(b"/")[::-1]
+                if child.target.startswith(b"/"):
+                    del trail[1:]
+                continue
+            if child.type != DIR:
+                if not make:
+                    return None
+                raise Refused(f"'{_shown(entry)}' is below '{_shown(name)}', which is no folder")
+            if self.layer and make:
+                self.upper.add((id(parent), name))
+            trail.append(child)
+            if len(trail) > self.limits.depth:
+                raise Refused(f"'{_shown(entry[:100])}…' is more than {self.limits.depth} folders deep")
+        return trail[-1]
+
+    def whiteout(self, folder: bytes, name: bytes) -> None:
+        """Hide what older layers put at a name, or with an opaque marker in a whole folder.
+
+        A marker hides only what is older than its layer, wherever it stands in it; a whiteout of nothing is fine.
+        """
+        parent = self.find(folder)
+        hidden = name.removeprefix(WHITEOUT)
+        if name == OPAQUE:
+            if parent is not None:
+                self.hide_children(parent)
+        elif name.startswith(RESERVED):
+            console.warning(f"ignored '{_shown(name)}', which is not content")
+        elif hidden in (b"", b".", b".."):
+            raise Refused(f"whiteout '{_shown(folder + b'/' + name)}' names nothing")
+        elif parent is not None and hidden in parent.children:
+            self.hide(parent, hidden)
+        self.parents.clear()
+
+    def hide(self, parent: Node, name: bytes) -> None:
+        child = parent.children[name]
+        if (id(parent), name) not in self.upper:
+            if self.layer:
+                del parent.children[name]
+        elif child.type == DIR:
+            self.hide_children(child)
+
+    def hide_children(self, folder: Node) -> None:
+        for name in list(folder.children):
+            self.hide(folder, name)
+
+    def tree_entries(self) -> list[tree.Entry]:
+        """Return the merged tree: folders before what is in them, the first of several names has the inode."""
+        found: list[tree.Entry] = []
+        first_names: dict[int, bytes] = {}
+        stack: list[tuple[bytes, Node]] = [(b"/", self.root)]
+        while stack:
+            path, node = stack.pop()
+            found.append(_entry(path, node, first_names))
+            if node.children:
+                prefix = path if path == b"/" else path + b"/"
+                stack += [(prefix + name, node.children[name]) for name in sorted(node.children, reverse=True)]
+        return found
+
+
+def _entry(path: bytes, node: Node, first_names: dict[int, bytes]) -> tree.Entry:
+    if len(path) > tree.MAX_PATH:
+        raise Refused(f"a path has {len(path)} bytes, {tree.MAX_PATH} at most: '{_shown(path[:100])}…'")
+    text, exact = tree.text_of(path)
+    kind = node.type
+    if kind != DIR:
+        first = first_names.setdefault(id(node), path)
+        if first is not path:
+            target, target_exact = tree.text_of(first)
+            return tree.Entry(text, HARDLINK, target=target, path_b64=exact, target_b64=target_exact)
+    entry = tree.Entry(text, kind, f"{node.mode:04o}", node.uid, node.gid, node.mtime, path_b64=exact)
+    if kind == tar.FILE:
+        entry.size, entry.segments = node.size, node.segments
+        if node.size:
+            entry.data = node.data
+    elif kind == SYMLINK:
+        entry.target, entry.target_b64 = tree.text_of(node.target)
+    elif node.rdev is not None:
+        entry.rdev = node.rdev
+    if node.xattrs:
+        entry.xattrs = {name: base64.b64encode(node.xattrs[name]).decode() for name in sorted(node.xattrs)}
+    return entry
+
+
+def _split(path: bytes) -> tuple[bytes, bytes | None]:
+    """Return the folder and the last name of an entry's path; (b"", None) is the root.
+
+    Raises Refused for what can only be an attack or a mistake.
+    """
+    folder, _, name = path.rpartition(b"/")
+    if name in (b"", b".", b"..") or b"/." in path or path.startswith(b".") or b"//" in path:
+        parts = [part for part in path.split(b"/") if part not in (b"", b".")]
+        if b".." in parts:
+            raise Refused(f"'{_shown(path)}' has a '..' component")
+        if not parts:
+            return b"", None
+        folder, name = b"/".join(parts[:-1]), parts[-1]
+    if len(name) > tree.MAX_NAME:
+        raise Refused(f"a name has {len(name)} bytes, {tree.MAX_NAME} at most: '{_shown(name[:60])}…'")
+    return folder, name
+
+
+def _shown(name: bytes) -> str:
+    return os.fsdecode(name)
+
+
+def merge(archives: Iterable[tuple[str, Iterator[Member]]], limits: Limits = Limits()) -> Replay:  # noqa: B008
+    """Replay archives, oldest first; each is a label for errors and its members.
+
+    Raises BadInput that names the layer and the entry.
+    """
+    replay = Replay(limits)
+    for number, (label, members) in enumerate(archives):
+        try:
+            replay.apply(members, number)
+        except errors.BadInput as error:
+            raise errors.BadInput(f"{label}: {error.message}", error.hint) from error
+    return replay

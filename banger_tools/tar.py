@@ -1,0 +1,428 @@
+"""Reading tar headers, every dialect, and never the data: v7, ustar, PAX, GNU, star; sparse files of all four kinds.
+
+Unlike most readers, this one never ends silently: a header that is corrupt or cut is an error. Formats: POSIX.1-2017
+pax(1) "ustar Interchange Format" and "pax Interchange Format"; the GNU tar manual, "Basic Tar Format" and "Storing
+Sparse Files".
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
+from zlib import adler32
+
+from banger_tools import errors
+
+BLOCK = 512
+MAX_ID = 2**32 - 2  # 2^32-1 means "no id" to the kernel
+MAX_EXTENDED = 1 << 20
+MAX_LONG_NAME = 1 << 16
+MAX_SIZE = 1 << 62
+
+FILE, DIR, SYMLINK, HARDLINK, CHAR, BLOCK_DEVICE, FIFO = "file", "dir", "symlink", "hardlink", "char", "block", "fifo"
+
+Segments = list[tuple[int, int, int]]  # (offset in the file, offset in the source, length)
+
+_HEADER = struct.Struct("100s8s8s8s12s12s8s1s100s8s32s32s8s8s155s12s")
+_ZEROS = bytes(BLOCK)
+_TYPES = {
+    b"0": FILE,
+    b"\0": FILE,
+    b"7": FILE,
+    b"S": FILE,
+    b"1": HARDLINK,
+    b"2": SYMLINK,
+    b"3": CHAR,
+    b"4": BLOCK_DEVICE,
+    b"5": DIR,
+    b"D": DIR,
+    b"6": FIFO,
+}
+_WITH_DATA = frozenset(b"\x007SDgxXLKV0")
+_EXTENSIONS = frozenset(b"gxXLKV")
+
+
+class Member(NamedTuple):
+    """One entry of an archive. `segments` says where a file's bytes are: holes are what it does not cover."""
+
+    name: bytes
+    type: str
+    mode: int
+    uid: int
+    gid: int
+    mtime: tuple[int, int]
+    size: int
+    link: bytes
+    rdev: tuple[int, int] | None
+    xattrs: dict[str, bytes] | None
+    offset: int
+    segments: Segments | None
+
+
+class Corrupt(errors.BadInput):
+    """The archive is not what it claims to be; the message says where."""
+
+
+def members(descriptor: int, *, vouched: bool) -> Iterator[Member]:
+    """Yield the entries of the tar open at `descriptor`, which must be seekable.
+
+    An archive must end in a zero block unless its length is `vouched` for by a digest. Raises Corrupt.
+    """
+    return _Reader(descriptor, vouched=vouched).members()
+
+
+class _Extended:
+    """What the extension headers before an entry say about it."""
+
+    __slots__ = ("link", "name", "records", "sparse_offsets")
+
+    def __init__(self) -> None:
+        self.name: bytes | None = None
+        self.link: bytes | None = None
+        self.records: dict[str, bytes] = {}
+        self.sparse_offsets: list[int] = []  # GNU.sparse 0.0 repeats its keys, so order counts
+
+
+class _Reader:
+    """A position in an archive, the global PAX records so far, and what field texts mean."""
+
+    def __init__(self, descriptor: int, *, vouched: bool) -> None:
+        self.descriptor = descriptor
+        self.size = os.fstat(descriptor).st_size
+        self.vouched = vouched
+        self.global_records: dict[str, bytes] = {}
+        self.numbers: dict[bytes, int] = {}  # owners, modes and times repeat: parse each text once
+
+    def members(self) -> Iterator[Member]:
+        position = 0
+        extended: _Extended | None = None
+        pread, descriptor, unpack = os.pread, self.descriptor, _HEADER.unpack
+        while True:
+            header = pread(descriptor, BLOCK, position)
+            if len(header) != BLOCK or header == _ZEROS:
+                self.check_end(header, position, pending=extended is not None)
+                return
+            # Two halves, since adler32's first sum is exact only below 65521.
+            if (adler32(header[:256]) & 0xFFFF) + (adler32(header[256:]) & 0xFFFF) - 2 != self.unsigned_sum(header):
+                self.check_signed(header, position)
+            fields = unpack(header)
+            kind = fields[7]
+            size = self.number(fields[4], position)
+            data = position + BLOCK
+            if kind[0] in _EXTENSIONS:
+                extended = self.extension(kind, data, size, extended or _Extended(), position)
+                position = self.after(data, size, position)
+                continue
+            if kind not in _TYPES:
+                raise Corrupt(f"unknown entry type {kind!r} at byte {position}")
+            if extended is None and not self.global_records and kind != b"S":
+                stored = size if kind[0] in _WITH_DATA else 0
+                yield self.plain(fields, stored, data, position)
+            else:
+                member, stored = self.extended_member(fields, size, data, position, extended or _Extended())
+                yield member
+                extended = None
+                if kind == b"S":
+                    data += BLOCK * self.old_sparse_blocks
+            position = self.after(data, stored, position)
+
+    def unsigned_sum(self, header: bytes) -> int:
+        """Return the checksum that the header states, corrected by its own bytes, which count as spaces."""
+        field = header[148:156]
+        return self.checksum_field(field) + sum(field) - 8 * 32
+
+    def checksum_field(self, field: bytes) -> int:
+        text = field.split(b"\0", 1)[0].strip()
+        try:
+            return int(text, 8)
+        except ValueError:
+            return -1
+
+    def check_signed(self, header: bytes, position: int) -> None:
+        """Accept the checksums of old tars that summed signed bytes, refuse all others."""
+        total = sum(struct.unpack("512b", header)) - sum(struct.unpack("8b", header[148:156])) + 8 * 32
+        if total != self.checksum_field(header[148:156]):
+            raise Corrupt(f"corrupt tar header at byte {position}: the checksum does not match")
+
+    def check_end(self, header: bytes, position: int, *, pending: bool) -> None:
+        """Check that an archive which seems to end here really does."""
+        if pending:
+            raise Corrupt(f"the archive ends at byte {position}, inside an entry")
+        if header == b"" and self.vouched and position > 0:
+            return
+        if len(header) < BLOCK:
+            raise Corrupt(f"the archive is cut at byte {position + len(header)}: no end marker")
+        second = os.pread(self.descriptor, BLOCK, position + BLOCK)
+        if second and second.strip(b"\0"):
+            raise Corrupt(f"corrupt tar header at byte {position}: a lone block of zeros")
+
+    def after(self, data: int, size: int, position: int) -> int:
+        """Return where the next header stands after `size` bytes of data."""
+        end = data + size
+        if end > self.size:
+            raise Corrupt(f"the archive is cut: the entry at byte {position} needs {size} bytes of data")
+        following = (end + BLOCK - 1) // BLOCK * BLOCK
+        # Some writers leave out the padding of the very last entry.
+        return following if following <= self.size else self.size
+
+    def number(self, field: bytes, position: int) -> int:
+        """Parse a numeric field: octal text, or base-256 when the first bit is set."""
+        value = self.numbers.get(field)
+        if value is None:
+            value = self.numbers[field] = self.parse_number(field, position)
+        return value
+
+    @staticmethod
+    def parse_number(field: bytes, position: int) -> int:
+        if field[0] & 0x80:
+            first = field[0] & 0x7F if field[0] != 0xFF else 0xFF
+            return int.from_bytes(bytes([first]) + field[1:], "big", signed=field[0] == 0xFF)
+        text = field.split(b"\0", 1)[0].strip()
+        if not text:
+            return 0
+        if not re.fullmatch(rb"-?[0-7]+", text):
+            raise Corrupt(f"corrupt tar header at byte {position}: {field!r} is not a number")
+        return int(text, 8)
+
+    def plain(self, fields: tuple[bytes, ...], stored: int, data: int, position: int) -> Member:
+        """Return the member that one header describes without any extension."""
+        name = fields[0].split(b"\0", 1)[0]
+        kind = _TYPES[fields[7]]
+        prefix = _prefix(fields)
+        if prefix:
+            name = prefix + b"/" + name
+        if kind == FILE and name.endswith(b"/"):
+            kind = DIR  # how v7 wrote folders
+        number = self.number
+        return _checked(
+            Member(
+                name,
+                kind,
+                number(fields[1], position) & 0o7777,
+                number(fields[2], position),
+                number(fields[3], position),
+                (number(fields[5], position), 0),
+                stored if kind == FILE else 0,
+                fields[8].split(b"\0", 1)[0] if kind in (HARDLINK, SYMLINK) else b"",
+                (number(fields[12], position), number(fields[13], position)) if kind in (CHAR, BLOCK_DEVICE) else None,
+                None,
+                data,
+                None,
+            ),
+            position,
+        )
+
+    def extension(self, kind: bytes, data: int, size: int, extended: _Extended, position: int) -> _Extended:
+        """Take in one extension header: a long name, PAX records, a volume label."""
+        limit = MAX_LONG_NAME if kind in b"LK" else MAX_EXTENDED
+        if not 0 <= size <= limit:
+            raise Corrupt(f"the extension header at byte {position} is too large: {size} bytes, {limit} at most")
+        body = os.pread(self.descriptor, size, data)
+        if len(body) != size:
+            raise Corrupt(f"the archive is cut at byte {data + len(body)}, inside an extension header")
+        if kind == b"L":
+            extended.name = body.split(b"\0", 1)[0]
+        elif kind == b"K":
+            extended.link = body.split(b"\0", 1)[0]
+        elif kind == b"g":
+            self.global_records.update(_records(body, position, None))
+        elif kind in b"xX":
+            extended.records.update(_records(body, position, extended.sparse_offsets))
+        return extended
+
+    def extended_member(
+        self, fields: tuple[bytes, ...], size: int, data: int, position: int, extended: _Extended
+    ) -> tuple[Member, int]:
+        """Return the member that a header and its extensions describe, and the bytes that its data takes."""
+        records = {**self.global_records, **extended.records} if self.global_records else extended.records
+        if "size" in records:
+            size = _decimal(records["size"], position)
+        stored = size if fields[7][0] in _WITH_DATA else 0
+        member = self.plain(fields, stored, data, position)
+        changes = _overrides(records, extended, position)
+        member = _checked(member._replace(**changes), position)  # type: ignore[arg-type]
+        if member.type == FILE and member.name.endswith(b"/"):
+            member = member._replace(type=DIR, size=0)
+        if member.type == FILE:
+            member = self.sparse_member(member, fields, records, extended, stored, position)
+        return member, stored
+
+    old_sparse_blocks = 0
+
+    def sparse_member(
+        self,
+        member: Member,
+        fields: tuple[bytes, ...],
+        records: dict[str, bytes],
+        extended: _Extended,
+        stored: int,
+        position: int,
+    ) -> Member:
+        """Return a file member with its holes, if it is sparse in any of the four GNU ways."""
+        start, length = member.offset, stored
+        if fields[7] == b"S":
+            pairs, real = self.old_sparse(position)
+            start += BLOCK * self.old_sparse_blocks
+        elif records.get("GNU.sparse.major") == b"1":
+            real = _decimal(records.get("GNU.sparse.realsize", b""), position)
+            pairs, used = self.sparse_map_in_data(start, length, position)
+            start, length = start + used, length - used
+        elif "GNU.sparse.map" in records or extended.sparse_offsets:
+            text = records.get("GNU.sparse.map")
+            flat = [_decimal(n, position) for n in text.split(b",")] if text else extended.sparse_offsets
+            pairs = list(zip(flat[::2], flat[1::2], strict=len(flat) % 2 == 0))
+            real = _decimal(records.get("GNU.sparse.size", b""), position)
+        else:
+            return member
+        name = records.get("GNU.sparse.name", member.name)
+        return member._replace(name=name, size=real, segments=_segments(pairs, real, start, length, position))
+
+    def old_sparse(self, position: int) -> tuple[list[tuple[int, int]], int]:
+        """Return the map and the real size of an old GNU sparse entry, which may go on in further blocks."""
+        header = os.pread(self.descriptor, BLOCK, position)
+        pairs = self.sparse_pairs(header, 386, 4, position)
+        more, self.old_sparse_blocks = header[482], 0
+        while more:
+            self.old_sparse_blocks += 1
+            block = os.pread(self.descriptor, BLOCK, position + BLOCK * self.old_sparse_blocks)
+            if len(block) != BLOCK or len(pairs) > MAX_EXTENDED:
+                raise Corrupt(f"the sparse map of the entry at byte {position} is cut or too large")
+            pairs += self.sparse_pairs(block, 0, 21, position)
+            more = block[504]
+        return pairs, self.number(header[483:495], position)
+
+    def sparse_pairs(self, block: bytes, start: int, count: int, position: int) -> list[tuple[int, int]]:
+        fields = [block[start + 12 * n : start + 12 * (n + 1)] for n in range(2 * count)]
+        return [
+            (self.number(offset, position), self.number(length, position))
+            for offset, length in zip(fields[::2], fields[1::2], strict=True)
+            if length.strip(b"\0 ")
+        ]
+
+    def sparse_map_in_data(self, start: int, stored: int, position: int) -> tuple[list[tuple[int, int]], int]:
+        """Return the map that stands before the data of a PAX 1.0 sparse file, and the bytes that it takes."""
+        text = os.pread(self.descriptor, min(stored, MAX_EXTENDED), start)
+        count_text, _, rest = text.partition(b"\n")
+        count = _decimal(count_text, position)
+        numbers = rest.split(b"\n", 2 * count)[: 2 * count] if count <= MAX_EXTENDED else []
+        if len(numbers) != 2 * count:
+            raise Corrupt(f"the sparse map of the entry at byte {position} is cut or too large")
+        used = len(count_text) + 1 + sum(len(number) + 1 for number in numbers)
+        values = [_decimal(number, position) for number in numbers]
+        return list(zip(values[::2], values[1::2], strict=True)), (used + BLOCK - 1) // BLOCK * BLOCK
+
+
+def _prefix(fields: tuple[bytes, ...]) -> bytes:
+    """Return the prefix of the name: 155 bytes in ustar, 131 in star, none in GNU (which keeps times there) and v7."""
+    if not fields[14][0] or fields[9][:6] != b"ustar\0":
+        return b""
+    area = fields[14][:131] if fields[15][8:12] == b"tar\0" else fields[14]
+    return area.split(b"\0", 1)[0]
+
+
+def _checked(member: Member, position: int) -> Member:
+    if not (0 <= member.uid <= MAX_ID and 0 <= member.gid <= MAX_ID):
+        raise Corrupt(f"owner {member.uid}:{member.gid} of the entry at byte {position} is out of range")
+    if not 0 <= member.size <= MAX_SIZE:
+        raise Corrupt(f"size {member.size} of the entry at byte {position} is out of range")
+    return member
+
+
+def _decimal(text: bytes, position: int) -> int:
+    if not re.fullmatch(rb"[0-9]{1,20}", text):
+        raise Corrupt(f"{text[:40]!r} in the extension header of the entry at byte {position} is not a number")
+    return int(text)
+
+
+def _time(text: bytes, position: int) -> tuple[int, int]:
+    """Parse a PAX time, as in `-1.5`, into seconds and nanoseconds (0 to 999,999,999, rounded towards the past)."""
+    match = re.fullmatch(rb"(-?)([0-9]{1,18})(?:\.([0-9]*))?", text)
+    if match is None:
+        raise Corrupt(f"{text[:40]!r} in the extension header of the entry at byte {position} is not a time")
+    nanoseconds = int((match[3] or b"").ljust(9, b"0")[:9])
+    seconds = int(match[2])
+    if match[1]:
+        return (-seconds - 1, 10**9 - nanoseconds) if nanoseconds else (-seconds, 0)
+    return seconds, nanoseconds
+
+
+def _records(body: bytes, position: int, sparse: list[int] | None) -> Iterator[tuple[str, bytes]]:
+    """Yield the `LENGTH KEY=VALUE` records of a PAX header."""
+    at = 0
+    while at < len(body):
+        space = body.find(b" ", at, at + 20)
+        length = int(body[at:space]) if space > at and body[at:space].isdigit() else 0
+        record = body[space + 1 : at + length]
+        if length < 5 or at + length > len(body) or not record.endswith(b"\n") or b"=" not in record:
+            if not body[at:].strip(b"\0"):  # padding that some writers count in
+                return
+            raise Corrupt(f"corrupt PAX header at byte {position}")
+        key, _, value = record[:-1].partition(b"=")
+        if sparse is not None and key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
+            sparse.append(_decimal(value, position))
+        else:
+            yield key.decode("utf-8", "surrogateescape"), value
+        at += length
+
+
+_PAX_FIELDS: dict[str, tuple[str, Callable[[bytes, int], object]]] = {
+    "path": ("name", lambda text, _: text),
+    "linkpath": ("link", lambda text, _: text),
+    "uid": ("uid", _decimal),
+    "gid": ("gid", _decimal),
+    "mtime": ("mtime", _time),
+}
+
+
+def _overrides(records: dict[str, bytes], extended: _Extended, position: int) -> dict[str, object]:
+    """Return the fields of a member that its extension headers set; PAX wins over GNU."""
+    changes: dict[str, object] = {}
+    if extended.name is not None:
+        changes["name"] = extended.name
+    if extended.link is not None:
+        changes["link"] = extended.link
+    xattrs: dict[str, bytes] = {}
+    for key, value in records.items():
+        field = _PAX_FIELDS.get(key)
+        if field is not None:
+            if value:  # an empty value means: as in the header
+                changes[field[0]] = field[1](value, position)
+        elif key.startswith("SCHILY.xattr."):
+            xattrs[key.removeprefix("SCHILY.xattr.")] = value
+        elif key.startswith("LIBARCHIVE.xattr."):
+            name = unquote_to_bytes(key.removeprefix("LIBARCHIVE.xattr.")).decode("utf-8", "surrogateescape")
+            xattrs.setdefault(name, _base64(value, position))
+    for field_name in ("name", "link"):
+        if b"\0" in bytes(changes.get(field_name, b"")):  # type: ignore[call-overload]
+            raise Corrupt(f"a NUL byte in the {field_name} of the entry at byte {position}")
+    if xattrs:
+        changes["xattrs"] = xattrs
+    return changes
+
+
+def _base64(value: bytes, position: int) -> bytes:
+    try:
+        return base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
+    except binascii.Error as error:
+        raise Corrupt(f"corrupt xattr in the extension header of the entry at byte {position}") from error
+
+
+def _segments(pairs: list[tuple[int, int]], real: int, start: int, stored: int, position: int) -> Segments:
+    """Place the data of a sparse file: each (offset, length) of the map takes the next stored bytes."""
+    segments: Segments = []
+    end = 0
+    for offset, length in pairs:
+        if offset < end or length > stored or offset + length > real:
+            raise Corrupt(f"the sparse map of the entry at byte {position} is not in order or too large")
+        if length:
+            segments.append((offset, start, length))
+        start, stored, end = start + length, stored - length, offset + length
+    if stored:
+        raise Corrupt(f"the sparse map of the entry at byte {position} leaves {stored} bytes of data unused")
+    return segments

@@ -1,0 +1,272 @@
+"""The tree of a root filesystem: tree.jsonl, one JSON object an entry, that grep, jq and an editor can work on.
+
+The first line is the header. Entries follow in tree order: a folder before what is in it, names sorted as bytes.
+Paths are absolute in the guest. A name that is not UTF-8 stands exactly in `path_b64`, and readably in `path`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from banger_tools import errors
+
+VERSION = 1
+TYPES = ("file", "dir", "symlink", "hardlink", "char", "block", "fifo")
+MAX_PATH, MAX_NAME = 4096, 255
+
+Segments = list[tuple[int, int, int]]
+
+
+class SourceFile(Struct, frozen=True, omit_defaults=True):
+    """A file that entries take their data from: `data` and `segments` name it by its place in the header."""
+
+    path: str
+    diff_id: str | None = None
+    size: int | None = None
+
+
+class Header(Struct, frozen=True):
+    """The first line: the version, the data sources, and how many entries and bytes of content follow."""
+
+    tree: int
+    sources: list[SourceFile]
+    entries: int
+    bytes: int
+
+
+class Entry(Struct, omit_defaults=True, gc=False):
+    """One name in the tree.
+
+    mode: four octal digits, no type bits. mtime: seconds and nanoseconds. data: [source, offset] of `size` bytes;
+    a sparse file has `segments` [offset in the file, offset in the source, length] and data's offset is unused.
+    xattrs: values in base64. rdev: [major, minor]. A hardlink has nothing but its path and its target.
+    """
+
+    path: str
+    type: str
+    mode: str = "0755"
+    uid: int = 0
+    gid: int = 0
+    mtime: tuple[int, int] = (0, 0)
+    size: int = 0
+    target: str | None = None
+    rdev: tuple[int, int] | None = None
+    xattrs: dict[str, str] | None = None
+    data: tuple[int, int] | None = None
+    segments: Segments | None = None
+    path_b64: str | None = None
+    target_b64: str | None = None
+
+
+class Tree(NamedTuple):
+    """A tree in memory."""
+
+    sources: list[SourceFile]
+    entries: list[Entry]
+
+
+class Written(NamedTuple):
+    """What writing a tree.jsonl left: its digest and size, the number of entries and bytes of content."""
+
+    digest: str
+    size: int
+    entries: int
+    bytes: int
+
+
+def text_of(name: bytes) -> tuple[str, str | None]:
+    """Return a name as readable text, and in base64 too if the text is not exact."""
+    try:
+        return name.decode(), None
+    except UnicodeDecodeError:
+        return name.decode(errors="replace"), base64.b64encode(name).decode()
+
+
+def path_bytes(entry: Entry) -> bytes:
+    """Return the exact path of an entry."""
+    return entry.path.encode() if entry.path_b64 is None else base64.b64decode(entry.path_b64)
+
+
+def target_bytes(entry: Entry) -> bytes:
+    """Return the exact target of a symlink or hardlink."""
+    return (entry.target or "").encode() if entry.target_b64 is None else base64.b64decode(entry.target_b64)
+
+
+def xattr_values(entry: Entry) -> dict[str, bytes]:
+    """Return the extended attributes of an entry."""
+    return {name: base64.b64decode(value) for name, value in (entry.xattrs or {}).items()}
+
+
+def write(path: Path, tree: Tree) -> Written:
+    """Write a tree.jsonl at `path`, which must not exist."""
+    total = sum(entry.size for entry in tree.entries if entry.type == "file")
+    header = Header(VERSION, tree.sources, len(tree.entries), total)
+    digest = hashlib.sha256()
+    size = 0
+    with open(path, "xb") as file:
+        for lines in _batches(header, tree.entries):
+            file.write(lines)
+            digest.update(lines)
+            size += len(lines)
+    return Written(f"sha256:{digest.hexdigest()}", size, len(tree.entries), total)
+
+
+def _batches(header: Header, entries: list[Entry]) -> Iterator[bytes]:
+    encoder = msgspec.json.Encoder()
+    yield encoder.encode(header) + b"\n"
+    for start in range(0, len(entries), 4096):
+        yield encoder.encode_lines(entries[start : start + 4096])
+
+
+def read(path: Path, *, digest: str | None = None) -> Tree:
+    """Read and check a tree.jsonl; entries edited by hand are put into order and missing parents added.
+
+    Raises BadInput naming the line, NoInput or Denied; BadInput too when `digest` is given and does not match.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise errors.os_error(error, f"cannot read '{path}'") from error
+    if digest is not None and f"sha256:{hashlib.sha256(data).hexdigest()}" != digest:
+        hint = f"to use an edited tree, name it: bg-mkext4 '{path}'"
+        raise errors.BadInput(f"'{path}' is not the tree of the manifest: its digest differs", hint)
+    head, _, body = data.partition(b"\n")
+    header = _header(head, path)
+    entries = _entries(body, path)
+    return Tree(header.sources, _in_order(entries, len(header.sources), path))
+
+
+def _header(line: bytes, path: Path) -> Header:
+    try:
+        header = msgspec.json.decode(line, type=Header)
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise errors.BadInput(f"'{path}', line 1: not the header of a tree: {error}") from error
+    if header.tree != VERSION:
+        raise errors.BadInput(f"'{path}' is a tree of version {header.tree}, and this program reads {VERSION}")
+    return header
+
+
+def _entries(body: bytes, path: Path) -> list[Entry]:
+    if body and not body.endswith(b"\n"):
+        raise errors.BadInput(f"'{path}' is cut: its last line has no end")
+    decoder = msgspec.json.Decoder(Entry)
+    try:
+        return decoder.decode_lines(body)
+    except (msgspec.ValidationError, msgspec.DecodeError):
+        raise _first_bad_line(body, path) from None
+
+
+def _first_bad_line(body: bytes, path: Path) -> errors.BadInput:
+    for number, line in enumerate(body.splitlines(), 2):
+        try:
+            msgspec.json.decode(line, type=Entry)
+        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+            return errors.BadInput(f"'{path}', line {number}: {error}")
+    return errors.BadInput(f"'{path}' is not a tree")
+
+
+def _in_order(entries: list[Entry], sources: int, path: Path) -> list[Entry]:
+    """Check the entries and return them in tree order, with the folders that they imply."""
+    by_path: dict[bytes, Entry] = {}
+    for entry in entries:
+        name = _check(entry, sources, path)
+        if name in by_path:
+            raise errors.BadInput(f"'{path}': '{entry.path}' is there twice")
+        by_path[name] = entry
+    _add_parents(by_path, path)
+    for entry in by_path.values():
+        if entry.type == "hardlink":
+            _check_hardlink(entry, by_path, path)
+    ordered = sorted(by_path, key=lambda name: name.split(b"/") if name != b"/" else [])
+    return [by_path[name] for name in ordered]
+
+
+def _check(entry: Entry, sources: int, path: Path) -> bytes:
+    """Check one entry on its own and return its exact path."""
+    try:
+        name = path_bytes(entry)
+        target_bytes(entry)
+        xattr_values(entry) if entry.xattrs else None
+        mode = int(entry.mode, 8)
+    except (ValueError, binascii.Error) as error:
+        raise errors.BadInput(f"'{path}': '{entry.path}': {error}") from error
+    problem = _problem(entry, name, mode, sources)
+    if problem:
+        raise errors.BadInput(f"'{path}': '{entry.path}': {problem}")
+    return name
+
+
+def _problem(entry: Entry, name: bytes, mode: int, sources: int) -> str | None:
+    if entry.type not in TYPES:
+        return f"type '{entry.type}' is none of {', '.join(TYPES)}"
+    if not 0 <= mode <= 0o7777:
+        return f"mode '{entry.mode}' is not four octal digits"
+    if not (0 <= entry.uid < 2**32 - 1 and 0 <= entry.gid < 2**32 - 1):
+        return f"owner {entry.uid}:{entry.gid} is out of range"
+    if not 0 <= entry.mtime[1] < 10**9:
+        return "the nanoseconds of mtime are out of range"
+    if entry.data is not None and not (0 <= entry.data[0] < sources and entry.data[1] >= 0):
+        return f"data source {entry.data[0]} is not in the header"
+    if entry.type == "file" and (entry.size < 0 or (entry.size > 0 and entry.data is None)):
+        return "a file with a size needs data"
+    if entry.type in ("char", "block") and entry.rdev is None:
+        return "a device needs rdev"
+    if entry.type in ("symlink", "hardlink") and not entry.target:
+        return "a link needs a target"
+    return _name_problem(name)
+
+
+def _name_problem(name: bytes) -> str | None:
+    if name == b"/":
+        return None
+    parts = name.split(b"/")
+    if parts[0] or len(name) > MAX_PATH or b"\0" in name:
+        return "the path must begin with '/', and have 4096 bytes at most and no NUL"
+    for part in parts[1:]:
+        if part in (b"", b".", b".."):
+            return "the path must have no empty, '.' or '..' component"
+        if len(part) > MAX_NAME:
+            return "a name must have 255 bytes at most"
+    return None
+
+
+def _add_parents(by_path: dict[bytes, Entry], path: Path) -> None:
+    for name in list(by_path):
+        while name != b"/":
+            name = name.rpartition(b"/")[0] or b"/"
+            parent = by_path.get(name)
+            if parent is None:
+                text, exact = text_of(name)
+                by_path[name] = Entry(text, "dir", path_b64=exact)
+            elif parent.type != "dir":
+                raise errors.BadInput(f"'{path}': '{parent.path}' is no folder, but has entries below it")
+            else:
+                break
+    by_path.setdefault(b"/", Entry("/", "dir"))
+
+
+def _check_hardlink(entry: Entry, by_path: dict[bytes, Entry], path: Path) -> None:
+    target = by_path.get(target_bytes(entry))
+    if target is None or target.type in ("hardlink", "dir"):
+        found = "is not in the tree" if target is None else f"is a {target.type}"
+        raise errors.BadInput(f"'{path}': '{entry.path}' is a hardlink to '{entry.target}', which {found}")
+
+
+def new_entry(path: bytes, kind: str) -> Entry:
+    """Return an entry of a type with its exact path and defaults for all else."""
+    text, exact = text_of(path)
+    return Entry(text, kind, path_b64=exact)
+
+
+def entries_below(entries: Iterable[Entry], folder: bytes) -> Iterator[Entry]:
+    """Yield the entries strictly below a folder."""
+    prefix = folder.rstrip(b"/") + b"/"
+    return (entry for entry in entries if path_bytes(entry).startswith(prefix) and entry.path != "/")
