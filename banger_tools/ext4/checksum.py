@@ -1,0 +1,67 @@
+"""The checksums of ext4's metadata: crc32c as a raw register, seeded by the filesystem and the inode.
+
+The library inverts the register at both ends as the common CRC-32C does; a seed here is in the library's form, and
+`final` turns it into the form on disk. Source: kernel documentation, filesystems/ext4, "Checksums".
+"""
+
+from __future__ import annotations
+
+import struct
+
+from crc32c import crc32c
+
+from banger_tools.ext4.structures import GroupDescriptor, Superblock
+
+_PAIR = struct.Struct("<II")
+
+
+def final(value: int) -> int:
+    """Return a checksum as it stands on disk."""
+    return value ^ 0xFFFFFFFF
+
+
+def filesystem_seed(superblock: Superblock) -> int:
+    """Return the seed of everything but the superblock."""
+    if superblock.has("metadata_csum_seed"):
+        return superblock.s_checksum_seed ^ 0xFFFFFFFF
+    return crc32c(superblock.s_uuid)
+
+
+def inode_seed(seed: int, number: int, generation: int) -> int:
+    """Return the seed of an inode and of the blocks that belong to it."""
+    return crc32c(_PAIR.pack(number, generation), seed)
+
+
+def superblock_checksum(superblock: Superblock) -> int:
+    return final(crc32c(superblock.raw[:0x3FC]))
+
+
+def bitmap_checksum(seed: int, bitmap: bytes | bytearray | memoryview) -> int:
+    """Return the checksum of a bitmap; pass only the bytes that count (blocks or inodes per group / 8)."""
+    return final(crc32c(bitmap, seed))
+
+
+def descriptor_checksum(superblock: Superblock, seed: int, group: int, descriptor: GroupDescriptor) -> int:
+    """Return bg_checksum: crc32c with metadata_csum, crc16 with gdt_csum, else 0."""
+    body = bytearray(descriptor.raw[: descriptor.length])
+    if superblock.has("metadata_csum"):
+        body[0x1E:0x20] = b"\0\0"
+        return final(crc32c(body, crc32c(struct.pack("<I", group), seed))) & 0xFFFF
+    if superblock.has("gdt_csum"):
+        value = crc16(superblock.s_uuid + struct.pack("<I", group), 0xFFFF)
+        return crc16(bytes(body[:0x1E] + body[0x20:]), value)
+    return 0
+
+
+def inode_checksum(seed: int, raw: bytearray, number: int, generation: int) -> int:
+    """Return the checksum of an inode whose checksum fields are zero."""
+    return final(crc32c(raw, crc32c(_PAIR.pack(number, generation), seed)))
+
+
+def crc16(data: bytes, value: int) -> int:
+    """Return the CRC-16 (polynomial 0x8005, reflected) that gdt_csum uses."""
+    for byte in data:
+        value ^= byte
+        for _ in range(8):
+            value = value >> 1 ^ (0xA001 if value & 1 else 0)
+    return value

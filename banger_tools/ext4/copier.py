@@ -1,0 +1,124 @@
+"""Copying the content of files into the image, in a process of its own beside the one that writes the metadata.
+
+A thread would not do: the interpreter's lock is the limit. Small neighbours leave in one system call with the zeros
+between them, large files are copied inside the kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from banger_tools import errors, files
+
+BLOCK = 4096
+LARGE = 64 << 10
+MAX_SLICES = 1000  # IOV_MAX is 1024
+MAX_BATCH = 4 << 20
+_ZEROS = bytes(BLOCK)
+
+
+class Copy(NamedTuple):
+    """One run of bytes to be copied from a source into the image."""
+
+    source: int
+    offset: int
+    length: int
+    place: int
+
+
+@contextlib.contextmanager
+def copying(copies: Sequence[Copy], sources: Sequence[int], target: int) -> Iterator[None]:
+    """Copy in another process while the body runs; at the end wait for it.
+
+    `sources` and `target` are descriptors. Raises the error that the copier met; stops it if the body fails.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        _child(copies, sources, target, writer)
+    os.close(writer)
+    try:
+        yield
+        with open(reader, "rb", closefd=False) as pipe:
+            said = pipe.read()
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
+    finally:
+        os.close(reader)
+    _, status = os.waitpid(child, 0)
+    _check(status, said)
+
+
+def _check(status: int, said: bytes) -> None:
+    number, _, message = said.decode(errors="replace").partition(" ")
+    if said:
+        raise errors.os_error(OSError(int(number), message)) if number != "0" else errors.BadInput(message)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGBUS:
+        raise errors.BadInput("a layer became shorter while it was read")
+    if status != 0:
+        raise errors.IOFailure(f"the copying process ended with status {os.waitstatus_to_exitcode(status)}")
+
+
+def _child(copies: Sequence[Copy], sources: Sequence[int], target: int, pipe: int) -> None:
+    """Copy everything and end the process; what failed goes into the pipe."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    status = 1
+    try:
+        _copy_all(copies, sources, target)
+        status = 0
+    except OSError as error:
+        os.write(pipe, f"{error.errno or 5} {error.strerror}".encode())
+    except errors.BangerError as error:
+        os.write(pipe, f"0 {error.message}".encode())
+    finally:
+        os._exit(status)
+
+
+def _copy_all(copies: Sequence[Copy], sources: Sequence[int], target: int) -> None:
+    views = [_view(descriptor) for descriptor in sources]
+    sizes = [len(view) for view in views]
+    batch: list[memoryview | bytes] = []
+    start = end = 0
+    for source, offset, length, place in copies:
+        if offset + length > sizes[source]:
+            raise errors.BadInput("a layer is shorter than its tree says")
+        if length >= LARGE:
+            files.copy_range(sources[source], offset, target, place, length)
+            continue
+        gap = place - end
+        if batch and (not 0 <= gap < BLOCK or len(batch) >= MAX_SLICES - 2 or end - start > MAX_BATCH):
+            _write(target, batch, start)
+            batch = []
+        if not batch:
+            start = place
+        elif gap:
+            batch.append(_ZEROS[:gap])
+        batch.append(views[source][offset : offset + length])
+        end = place + length
+    if batch:
+        _write(target, batch, start)
+
+
+def _view(descriptor: int) -> memoryview:
+    size = os.fstat(descriptor).st_size
+    return memoryview(mmap.mmap(descriptor, size, prot=mmap.PROT_READ)) if size else memoryview(b"")
+
+
+def _write(target: int, batch: list[memoryview | bytes], place: int) -> None:
+    written = os.pwritev(target, batch, place)
+    total = sum(map(len, batch))
+    if written < total:  # a signal or a full disk: what is left goes slowly, and says why it cannot
+        rest = b"".join(batch)[written:]
+        while rest:
+            place += written
+            written = os.pwrite(target, rest, place)
+            rest = rest[written:]

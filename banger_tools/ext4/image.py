@@ -1,0 +1,288 @@
+"""An ext4 image opened for reading or for edits in place, without a mount.
+
+The image may be hostile: every number is checked before it is used, and nothing is followed for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from banger_tools import errors
+from banger_tools.ext4 import structures as s
+from banger_tools.ext4.geometry import Geometry
+from banger_tools.ext4.structures import GroupDescriptor, Inode, Superblock
+
+_KNOWN_INCOMPAT = (
+    "filetype", "meta_bg", "extents", "64bit", "flex_bg", "ea_inode", "metadata_csum_seed", "largedir", "inline_data",
+)  # fmt: skip
+_EXTENT_HEADER = struct.Struct("<HHHHI")
+_EXTENT = struct.Struct("<IHHI")
+_INDEX = struct.Struct("<IIHH")
+_DIRENT = struct.Struct("<IHBB")
+MAX_DIRECTORY = 1 << 30
+MAX_EXTENT_DEPTH = 5
+
+
+class Extent(NamedTuple):
+    """A run of blocks of a file: where in the file, where in the image, how many; unwritten ones read as zeros."""
+
+    logical: int
+    physical: int
+    length: int
+    unwritten: bool = False
+
+
+class Name(NamedTuple):
+    """An entry of a directory."""
+
+    name: bytes
+    inode: int
+
+
+class Image:
+    """An ext4 filesystem in a file."""
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        self.descriptor = descriptor
+        self.path = path
+        self.superblock = self.read_superblock()
+        self.geometry = Geometry(self.superblock)
+        self.check_geometry()
+        self.descriptors = self.read_descriptors()
+
+    def broken(self, what: str) -> errors.BadInput:
+        """Return the error for a filesystem that contradicts itself."""
+        return errors.BadInput(f"'{self.path}' is damaged: {what}", f"look at it with: e2fsck -fn '{self.path}'")
+
+    def read_superblock(self) -> Superblock:
+        raw = os.pread(self.descriptor, s.SUPERBLOCK_SIZE, s.SUPERBLOCK_OFFSET)
+        if len(raw) != s.SUPERBLOCK_SIZE or Superblock(raw).s_magic != s.MAGIC:
+            raise errors.BadInput(f"'{self.path}' is not an ext4 image")
+        superblock = Superblock(raw)
+        if superblock.has("recover") or superblock.s_last_orphan:
+            hint = f"replay its journal first: e2fsck -fy '{self.path}'"
+            raise errors.BadInput(f"'{self.path}' was not unmounted cleanly: its journal holds changes", hint)
+        known = sum(s.INCOMPAT[name] for name in _KNOWN_INCOMPAT)
+        unknown = superblock.s_feature_incompat & ~known
+        if unknown:
+            names = [name for name, bit in s.INCOMPAT.items() if bit & unknown]
+            raise errors.BadInput(
+                f"'{self.path}' uses features that are not known here: {', '.join(names) or hex(unknown)}"
+            )
+        if superblock.has("bigalloc"):
+            raise errors.BadInput(f"'{self.path}' uses features that are not known here: bigalloc")
+        return superblock
+
+    def check_geometry(self) -> None:
+        g = self.geometry
+        sound = (
+            g.superblock.s_log_block_size <= 6
+            and 0 < g.blocks_per_group <= 8 * g.block_size
+            and 0 < g.inodes_per_group <= 8 * g.block_size
+            and g.inode_size in (128, 256, 512, 1024, 2048, 4096)
+            and g.inode_size <= g.block_size
+            and 32 <= g.desc_size <= g.block_size
+            and g.first_block < g.blocks
+            and g.blocks * g.block_size <= os.fstat(self.descriptor).st_size
+            and g.superblock.s_inodes_count == g.groups * g.inodes_per_group
+        )
+        if not sound:
+            raise self.broken("its superblock contradicts itself or the size of the file")
+
+    def read_descriptors(self) -> list[GroupDescriptor]:
+        g = self.geometry
+        table = b"".join(self.block(g.descriptor_block(index)) for index in range(g.table_blocks))
+        return [GroupDescriptor(table[g.desc_size * n : g.desc_size * (n + 1)]) for n in range(g.groups)]
+
+    def block(self, number: int) -> bytes:
+        """Return one block."""
+        if not 0 <= number < self.geometry.blocks:
+            raise self.broken(f"block {number} is outside of it")
+        return os.pread(self.descriptor, self.geometry.block_size, number * self.geometry.block_size)
+
+    def inode_place(self, number: int) -> int:
+        """Return the byte offset of an inode in the image."""
+        if not 1 <= number <= self.superblock.s_inodes_count:
+            raise self.broken(f"inode {number} does not exist")
+        place = self.geometry.inode_place(number, self.descriptors)
+        if place + self.geometry.inode_size > self.geometry.blocks * self.geometry.block_size:
+            raise self.broken(f"the table of inode {number} is outside of it")
+        return place
+
+    def inode(self, number: int) -> Inode:
+        """Return an inode as a copy of its bytes."""
+        return Inode(os.pread(self.descriptor, self.geometry.inode_size, self.inode_place(number)))
+
+    def kind(self, inode: Inode) -> str:
+        """Return the type of an inode in the words of a tree; `socket` and `unknown` too."""
+        return _KINDS.get(inode.i_mode & s.S_IFMT, "unknown")
+
+    def extents(self, inode: Inode) -> list[Extent]:
+        """Return the runs of blocks of a file, in order."""
+        if inode.i_flags & s.EXTENTS_FL:
+            found = list(self._extent_node(inode.i_block, MAX_EXTENT_DEPTH))
+        else:
+            found = list(self._block_map(inode))
+        end = 0
+        for extent in found:
+            if extent.logical < end or extent.physical + extent.length > self.geometry.blocks:
+                raise self.broken("a file's extents overlap or lie outside of it")
+            end = extent.logical + extent.length
+        return found
+
+    def _extent_node(self, node: bytes, levels: int) -> Iterator[Extent]:
+        magic, entries, _, depth, _ = _EXTENT_HEADER.unpack_from(node)
+        if magic != s.EXTENT_MAGIC or depth > levels or 12 * (entries + 1) > len(node):
+            raise self.broken("a file's extent tree is malformed")
+        for offset in range(12, 12 * (entries + 1), 12):
+            if depth:
+                _, low, high, _ = _INDEX.unpack_from(node, offset)
+                yield from self._extent_node(self.block(low | high << 32), depth - 1)
+            else:
+                logical, length, high, low = _EXTENT.unpack_from(node, offset)
+                unwritten = length > s.MAX_EXTENT_LEN
+                yield Extent(logical, low | high << 32, length - s.MAX_EXTENT_LEN * unwritten, unwritten)
+
+    def _block_map(self, inode: Inode) -> Iterator[Extent]:
+        """Yield the blocks of a file mapped as in ext2: 12 direct, one each indirect, double and triple."""
+        pointers = struct.unpack("<15I", inode.i_block)
+        total = -(-inode.i_size // self.geometry.block_size)
+        for logical, physical in enumerate(pointers[:12]):
+            if physical and logical < total:
+                yield Extent(logical, physical, 1)
+        logical = 12
+        for level, physical in enumerate(pointers[12:], 1):
+            yield from self._indirect(physical, level, logical, total)
+            logical += (self.geometry.block_size // 4) ** level
+
+    def _indirect(self, physical: int, level: int, logical: int, total: int) -> Iterator[Extent]:
+        if physical == 0 or logical >= total:
+            return
+        span = (self.geometry.block_size // 4) ** (level - 1)
+        for pointer in struct.unpack(f"<{self.geometry.block_size // 4}I", self.block(physical)):
+            if logical >= total:
+                return
+            if level > 1:
+                yield from self._indirect(pointer, level - 1, logical, total)
+            elif pointer:
+                yield Extent(logical, pointer, 1)
+            logical += span
+
+    def segments(self, inode: Inode) -> list[tuple[int, int, int]]:
+        """Return where the bytes of a file are: (offset in the file, offset in the image, length); holes left out."""
+        size, block_size = inode.i_size, self.geometry.block_size
+        found: list[tuple[int, int, int]] = []
+        for extent in self.extents(inode):
+            start = extent.logical * block_size
+            length = min(extent.length * block_size, size - start)
+            if extent.unwritten or length <= 0:
+                continue
+            place = extent.physical * block_size
+            if found and found[-1][0] + found[-1][2] == start and found[-1][1] + found[-1][2] == place:
+                found[-1] = (found[-1][0], found[-1][1], found[-1][2] + length)
+            else:
+                found.append((start, place, length))
+        return found
+
+    def read(self, inode: Inode, limit: int) -> bytes:
+        """Return the content of a file or a symlink's target, which must not be larger than `limit`."""
+        size = inode.i_size
+        if size > limit:
+            raise self.broken(f"a file of {size} bytes where {limit} were expected at most")
+        if inode.i_flags & s.INLINE_DATA_FL:
+            return self._inline_data(inode)[:size]
+        if self.kind(inode) == "symlink" and size < s.MAX_SYMLINK_INLINE and not inode.i_flags & s.EXTENTS_FL:
+            return inode.i_block[:size]
+        data = bytearray(size)
+        for start, place, length in self.segments(inode):
+            data[start : start + length] = os.pread(self.descriptor, length, place)
+        return bytes(data)
+
+    def _inline_data(self, inode: Inode) -> bytes:
+        from banger_tools.ext4 import xattr
+
+        return inode.i_block + xattr.inline_data(inode)
+
+    def names(self, inode: Inode) -> Iterator[Name]:
+        """Yield the entries of a directory, `.` and `..` left out."""
+        if inode.i_flags & s.INLINE_DATA_FL:
+            data = self._inline_data(inode)
+            yield from self._dirents(data[4:60])  # the first four bytes are the inode of ..
+            yield from self._dirents(data[60:])
+            return
+        if inode.i_size > MAX_DIRECTORY:
+            raise self.broken(f"a folder of {inode.i_size} bytes")
+        for extent in self.extents(inode):
+            for number in range(extent.physical, extent.physical + extent.length):
+                yield from self._dirents(self.block(number))
+
+    def _dirents(self, block: bytes) -> Iterator[Name]:
+        # The nodes of a hash index look like blocks with one unused entry, so they need no care.
+        at = 0
+        while at + 8 <= len(block):
+            inode, length, name_length, _ = _DIRENT.unpack_from(block, at)
+            length = length if length not in (0, 0xFFFF) else 1 << 16
+            if length < 8 or length % 4 or at + min(length, len(block)) > len(block) or name_length + 8 > length:
+                raise self.broken("a folder's entry is malformed")
+            name = block[at + 8 : at + 8 + name_length]
+            if inode and name not in (b".", b".."):
+                if not name or b"/" in name or b"\0" in name:
+                    raise self.broken("a folder holds an impossible name")
+                yield Name(name, inode)
+            at += length
+
+    def lookup(self, path: bytes) -> int | None:
+        """Return the inode number at an absolute path, following no symlinks, or None."""
+        number = s.ROOT_INO
+        for part in path.split(b"/"):
+            if part == b"":
+                continue
+            inode = self.inode(number)
+            if self.kind(inode) != "dir":
+                return None
+            found = next((entry.inode for entry in self.names(inode) if entry.name == part), None)
+            if found is None:
+                return None
+            number = found
+        return number
+
+    def xattrs(self, inode: Inode) -> dict[str, bytes]:
+        """Return the extended attributes of an inode, in the form that user space sees."""
+        from banger_tools.ext4 import xattr
+
+        found = dict(xattr.in_inode(inode))
+        if inode.i_file_acl:
+            found.update(xattr.in_block(self.block(inode.i_file_acl)))
+        return found
+
+
+_KINDS = {
+    s.S_IFREG: "file",
+    s.S_IFDIR: "dir",
+    s.S_IFLNK: "symlink",
+    s.S_IFCHR: "char",
+    s.S_IFBLK: "block",
+    s.S_IFIFO: "fifo",
+    s.S_IFSOCK: "socket",
+}
+
+
+@contextlib.contextmanager
+def opened(path: Path, *, writable: bool = False) -> Iterator[Image]:
+    """Open an ext4 image.
+
+    Raises NoInput, Denied, or BadInput if it is no ext4, damaged, unclean, or uses unknown features.
+    """
+    try:
+        descriptor = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+    except OSError as error:
+        raise errors.os_error(error, f"cannot open '{path}'") from error
+    try:
+        yield Image(descriptor, path)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,398 @@
+"""Filling an empty ext4 with a tree, in one pass: data beside metadata, every checksum, no mount.
+
+The order: blocks are handed out to file data first, so that copying can begin, then to everything else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from crc32c import crc32c
+
+from banger_tools import console, errors
+from banger_tools.ext4 import allocator, checksum, directory, extents, xattr
+from banger_tools.ext4 import structures as s
+from banger_tools.ext4.allocator import Allocator
+from banger_tools.ext4.copier import Copy, copying
+from banger_tools.ext4.image import Image
+from banger_tools.ext4.plan import BLOCK, INODE_SIZE, LOST_FOUND_BLOCKS, XATTR_ROOM, Item, Plan
+from banger_tools.tree import SourceFile
+
+_TYPE_BITS = {
+    "file": s.S_IFREG,
+    "dir": s.S_IFDIR,
+    "symlink": s.S_IFLNK,
+    "char": s.S_IFCHR,
+    "block": s.S_IFBLK,
+    "fifo": s.S_IFIFO,
+}
+# i_mode uid size_lo atime ctime mtime dtime gid links blocks_lo flags version block generation acl_lo size_hi obsolete
+# blocks_hi acl_hi uid_hi gid_hi csum_lo reserved extra_isize csum_hi ctime_x mtime_x atime_x crtime crtime_x ver projid
+_INODE = struct.Struct("<HHIIIIIHHIII60sIIIIHHHHHHHHIIIIIII")
+_NO_ROOM = bytes(XATTR_ROOM)
+_SPARE_BLOCKS = 1  # of the extent tree of a folder that is cut into more than four pieces
+
+
+class Filled(NamedTuple):
+    """What is left free in a filesystem that was filled."""
+
+    free_blocks: int
+    free_inodes: int
+
+
+class Layout(NamedTuple):
+    """What one pass over the plan decided: the extents of each item with content, and what is to be copied."""
+
+    extents: dict[int, list[extents.Extent]]
+    copies: list[Copy]
+
+
+def allocate_files(plan: Plan, free: Allocator) -> Layout:
+    """Give blocks to the content of all files, in the order of their inodes.
+
+    Raises allocator.Full.
+    """
+    places: dict[int, list[extents.Extent]] = {}
+    copies: list[Copy] = []
+    take = free.take
+    for item in plan.items:
+        if not item.blocks or item.entry.type != "file":
+            continue
+        if item.runs is not None:
+            places[item.number] = _allocate_sparse(item, free, copies)
+            continue
+        data = item.entry.data
+        assert data is not None  # tree.read refused it
+        source, offset = data
+        rest = item.entry.size
+        logical = 0
+        found = places[item.number] = []
+        for start, count in take(item.blocks):
+            found.append((logical, start, count))
+            length = min(rest, count * BLOCK)
+            copies.append(Copy(source, offset, length, start * BLOCK))
+            offset, rest, logical = offset + length, rest - length, logical + count
+    return Layout(places, copies)
+
+
+def _allocate_sparse(item: Item, free: Allocator, copies: list[Copy]) -> list[extents.Extent]:
+    found: list[extents.Extent] = []
+    for first, blocks in item.runs or ():
+        logical = first
+        for start, count in free.take(blocks):
+            found.append((logical, start, count))
+            logical += count
+    source = item.entry.data[0] if item.entry.data else 0
+    for offset, place, length in item.entry.segments or ():
+        copies += [Copy(source, at, size, to) for at, size, to in _mapped(found, offset, place, length)]
+    return found
+
+
+def _mapped(found: Sequence[extents.Extent], offset: int, place: int, length: int) -> Iterator[tuple[int, int, int]]:
+    """Yield where the bytes of a segment go: (offset in the source, length, offset in the image)."""
+    for logical, start, count in found:
+        begin = max(offset, logical * BLOCK)
+        end = min(offset + length, (logical + count) * BLOCK)
+        if begin < end:
+            yield place + begin - offset, end - begin, start * BLOCK + begin - logical * BLOCK
+
+
+class Writer:
+    """One filesystem being filled."""
+
+    def __init__(self, image: Image, plan: Plan) -> None:
+        self.image = image
+        self.plan = plan
+        self.geometry = image.geometry
+        self.seed = checksum.filesystem_seed(image.superblock)
+        self.bitmaps = allocator.block_bitmaps(image)
+        self.free = Allocator(allocator.free_runs(self.geometry, self.bitmaps))
+        self.blocks: list[tuple[int, bytes]] = []  # metadata of files: (block, bytes)
+        self.made = {number: self.blocks_of(number) for number in (s.ROOT_INO, s.LOST_FOUND_INO)}
+
+    def blocks_of(self, number: int) -> list[int]:
+        """Return the blocks that mke2fs gave to a folder."""
+        inode = self.image.inode(number)
+        return [e.physical + n for e in self.image.extents(inode) for n in range(e.length)]
+
+    def write(self, sources: Sequence[int]) -> Filled:
+        """Fill the filesystem with the plan; `sources` are the descriptors that the tree's data comes from.
+
+        Raises allocator.Full before anything is written; BadInput or IOFailure later.
+        """
+        layout = allocate_files(self.plan, self.free)
+        self.check_room(layout)
+        with copying(layout.copies, sources, self.image.descriptor):
+            with console.step("built inodes and directories"):
+                inodes = self.pack_inodes(layout)
+            self.write_blocks()
+            self.write_inode_tables(inodes)
+            return self.write_groups()
+
+    def fits(self) -> bool:
+        """Tell whether the plan fits, without writing anything."""
+        try:
+            self.check_room(allocate_files(self.plan, self.free))
+        except allocator.Full:
+            return False
+        return True
+
+    def check_room(self, layout: Layout) -> None:
+        """Make sure that what is still to be allocated will fit, so that nothing is written in vain."""
+        rest = sum(i.blocks + _SPARE_BLOCKS * (i.blocks > 1) for i in self.plan.items if i.entry.type != "file")
+        rest += sum(i.acl is not None for i in self.plan.items)
+        rest += sum(extents.tree_blocks(len(found)) for found in layout.extents.values())
+        left = self.free.left + sum(count for _, count in self.free.free[self.free.index + 1 :])
+        if rest > left or self.plan.inodes > self.image.superblock.s_inodes_count:
+            raise allocator.Full
+
+    def pack_inodes(self, layout: Layout) -> bytearray:
+        """Return the inodes from the root on, in the order of their numbers, and gather the blocks that they own."""
+        existing = self.image.geometry.inode_place(1, self.image.descriptors)
+        table = bytearray(os.pread(self.image.descriptor, (s.LOST_FOUND_INO) * INODE_SIZE, existing))
+        table.extend(bytes((self.plan.inodes - s.LOST_FOUND_INO) * INODE_SIZE))
+        for item in self.plan.items:
+            seed = checksum.inode_seed(self.seed, item.number, 0)
+            self.pack_inode(table, item, seed, layout.extents.get(item.number))
+        return table
+
+    def pack_inode(self, table: bytearray, item: Item, seed: int, places: list[extents.Extent] | None) -> None:
+        """Write one inode into the table, with its checksum."""
+        entry = item.entry
+        kind = entry.type
+        size, flags, content, extra = entry.size if kind == "file" else 0, 0, extents.EMPTY, 0
+        if places is not None and len(places) == 1 and places[0][0] == 0:
+            flags, content = s.EXTENTS_FL, extents.one(places[0][1], places[0][2])
+        elif kind == "dir":
+            size, flags, content, extra = self.folder(item, seed)
+        elif kind == "file":
+            flags = s.EXTENTS_FL
+            content, extra = self.extent_tree(places or [], seed)
+        elif kind == "symlink":
+            size, flags, content = self.symlink(item)
+        else:
+            content = _device(entry.rdev or (0, 0))
+        acl = self.xattr_block(item) if item.acl is not None else 0
+        blocks = (item.blocks + extra + (acl != 0)) * (BLOCK // 512)
+        seconds, nanoseconds = s.encode_time(*entry.mtime)
+        at = (item.number - 1) * INODE_SIZE
+        _INODE.pack_into(
+            table, at, _TYPE_BITS[kind] | int(entry.mode, 8), entry.uid & 0xFFFF, size & 0xFFFFFFFF,
+            seconds, seconds, seconds, 0, entry.gid & 0xFFFF, item.links, blocks & 0xFFFFFFFF, flags, 0, content, 0,
+            acl & 0xFFFFFFFF, size >> 32, 0, blocks >> 32, acl >> 32, entry.uid >> 16, entry.gid >> 16, 0, 0,
+            s.EXTRA_ISIZE, 0, nanoseconds, nanoseconds, nanoseconds, seconds, nanoseconds, 0, 0,
+        )  # fmt: skip
+        table[at + INODE_SIZE - XATTR_ROOM : at + INODE_SIZE] = item.room or _NO_ROOM
+        value = crc32c(memoryview(table)[at : at + INODE_SIZE], seed) ^ 0xFFFFFFFF
+        table[at + 0x7C : at + 0x7E] = (value & 0xFFFF).to_bytes(2, "little")
+        table[at + 0x82 : at + 0x84] = (value >> 16).to_bytes(2, "little")
+
+    def folder(self, item: Item, seed: int) -> tuple[int, int, bytes, int]:
+        """Build a folder's blocks; return its size, flags, i_block, and the number of blocks of its extent tree."""
+        blocks = directory.build(item.number, item.parent, item.children, seed, self.image.superblock.s_hash_seed)
+        indexed = len(blocks) > 1
+        given = self.made.get(item.number, [])
+        if item.number == s.LOST_FOUND_INO and not indexed:
+            blocks += [directory.empty_block(seed)] * (LOST_FOUND_BLOCKS - len(blocks))
+        if len(given) > len(blocks):
+            raise errors.BadInput("mke2fs made a larger '/lost+found' than was expected")
+        runs = [(block, 1) for block in given]
+        if len(blocks) > len(given):
+            runs += self.free.take(len(blocks) - len(given))
+        item.blocks = len(blocks)
+        places: list[extents.Extent] = []
+        for start, count in runs:
+            if places and places[-1][1] + places[-1][2] == start:
+                places[-1] = (places[-1][0], places[-1][1], places[-1][2] + count)
+            else:
+                places.append((sum(p[2] for p in places), start, count))
+        self.blocks += [(start + n, blocks[logical + n]) for logical, start, count in places for n in range(count)]
+        content, extra = self.extent_tree(places, seed)
+        return len(blocks) * BLOCK, s.EXTENTS_FL | (s.INDEX_FL if indexed else 0), content, extra
+
+    def extent_tree(self, places: list[extents.Extent], seed: int) -> tuple[bytes, int]:
+        content, blocks = extents.encode(places, seed, self.free.take_one)
+        self.blocks += blocks
+        return content, len(blocks)
+
+    def symlink(self, item: Item) -> tuple[int, int, bytes]:
+        """Return the size, flags and i_block of a symlink; a long target gets a block of its own."""
+        if not item.blocks:
+            return len(item.target), 0, item.target.ljust(60, b"\0")
+        block = self.free.take_one()
+        self.blocks.append((block, item.target.ljust(BLOCK, b"\0")))
+        return len(item.target), s.EXTENTS_FL, extents.one(block, 1)
+
+    def xattr_block(self, item: Item) -> int:
+        """Write the attribute block of an item and return its place."""
+        place = self.free.take_one()
+        block = xattr.encode_block(item.acl or [], BLOCK)
+        value = checksum.final(crc32c(block, crc32c(struct.pack("<Q", place), self.seed)))
+        struct.pack_into("<I", block, 16, value)
+        self.blocks.append((place, bytes(block)))
+        return place
+
+    def write_blocks(self) -> None:
+        """Write the blocks that files own besides their data, neighbours together."""
+        self.blocks.sort(key=lambda pair: pair[0])
+        batch: list[bytes] = []
+        start = 0
+        for number, data in self.blocks:
+            if batch and (number != start + len(batch) or len(batch) == 1000):
+                self.put(start * BLOCK, b"".join(batch))
+                batch = []
+            if not batch:
+                start = number
+            batch.append(data)
+        if batch:
+            self.put(start * BLOCK, b"".join(batch))
+
+    def put(self, place: int, data: bytes | bytearray | memoryview) -> None:
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self.image.descriptor, view, place)
+            place, view = place + written, view[written:]
+
+    def write_inode_tables(self, table: bytearray) -> None:
+        per_group = self.geometry.inodes_per_group * INODE_SIZE
+        view = memoryview(table)
+        for group, start in enumerate(range(0, len(table), per_group)):
+            self.put(self.image.descriptors[group].bg_inode_table * BLOCK, view[start : start + per_group])
+
+    def write_groups(self) -> Filled:
+        """Write bitmaps, group descriptors and superblocks, the copies too; return what is free."""
+        touched = self.mark_blocks()
+        folders = self.folders_by_group()
+        free_blocks = free_inodes = 0
+        for group, descriptor in enumerate(self.image.descriptors):
+            self.update_inodes(group, folders.get(group, 0))
+            if group in touched:
+                self.update_blocks(group)
+            descriptor.bg_flags |= s.INODE_ZEROED  # the file was empty, so its tables are zero
+            descriptor.bg_checksum = checksum.descriptor_checksum(self.image.superblock, self.seed, group, descriptor)
+            free_blocks += descriptor.bg_free_blocks_count
+            free_inodes += descriptor.bg_free_inodes_count
+        superblock = self.image.superblock
+        superblock.s_free_blocks_count, superblock.s_free_inodes_count = free_blocks, free_inodes
+        superblock.s_flags = superblock.s_flags & ~s.SIGNED_HASH | s.UNSIGNED_HASH
+        self.write_superblocks()
+        return Filled(free_blocks, free_inodes)
+
+    def mark_blocks(self) -> set[int]:
+        """Set the bits of all blocks that were handed out; return the groups that they lie in."""
+        touched = set()
+        for start, count in self.free.taken():
+            for group, first, length in allocator.pieces(self.geometry, start, count):
+                allocator.set_bits(self.bitmaps[group], first - self.geometry.group_start(group), length)
+                touched.add(group)
+        return touched
+
+    def update_blocks(self, group: int) -> None:
+        descriptor, bitmap = self.image.descriptors[group], self.bitmaps[group]
+        self.put(descriptor.bg_block_bitmap * BLOCK, bitmap)
+        descriptor.bg_flags &= ~s.BLOCK_UNINIT
+        descriptor.bg_free_blocks_count = allocator.free_count(bitmap)
+        covered = bitmap[: self.geometry.blocks_per_group // 8]
+        descriptor.bg_block_bitmap_csum = checksum.bitmap_checksum(self.seed, covered)
+
+    def folders_by_group(self) -> dict[int, int]:
+        counts: dict[int, int] = {}
+        for item in self.plan.items:
+            if item.entry.type == "dir":
+                group = (item.number - 1) // self.geometry.inodes_per_group
+                counts[group] = counts.get(group, 0) + 1
+        return counts
+
+    def update_inodes(self, group: int, folders: int) -> None:
+        """Mark a group's inodes as used: ours are the first of it, without gaps."""
+        per_group = self.geometry.inodes_per_group
+        used = min(max(self.plan.inodes - group * per_group, 0), per_group)
+        if not used:
+            return
+        descriptor = self.image.descriptors[group]
+        bitmap = bytearray(BLOCK)
+        allocator.set_bits(bitmap, 0, used)
+        allocator.set_bits(bitmap, per_group, 8 * BLOCK - per_group)
+        self.put(descriptor.bg_inode_bitmap * BLOCK, bitmap)
+        descriptor.bg_flags &= ~s.INODE_UNINIT
+        descriptor.bg_free_inodes_count = descriptor.bg_itable_unused = per_group - used
+        descriptor.bg_used_dirs_count = folders
+        descriptor.bg_inode_bitmap_csum = checksum.bitmap_checksum(self.seed, bitmap[: per_group // 8])
+
+    def write_superblocks(self) -> None:
+        table = b"".join(descriptor.raw for descriptor in self.image.descriptors)
+        superblock = self.image.superblock
+        for group in range(self.geometry.groups):
+            if not self.geometry.has_super(group):
+                continue
+            start = self.geometry.group_start(group) * BLOCK
+            superblock.s_block_group_nr = group
+            superblock.s_checksum = checksum.superblock_checksum(superblock)
+            self.put(start + (s.SUPERBLOCK_OFFSET if group == 0 else 0), superblock.raw)
+            self.put(start + BLOCK, table)
+
+
+def _device(rdev: tuple[int, int]) -> bytes:
+    """Return i_block of a device: the old encoding where both numbers fit into a byte, else the new one."""
+    major, minor = rdev
+    if major < 256 and minor < 256:
+        return struct.pack("<II", major << 8 | minor, 0).ljust(60, b"\0")
+    return struct.pack("<II", 0, minor & 0xFF | major << 8 | (minor & ~0xFF) << 12).ljust(60, b"\0")
+
+
+@contextlib.contextmanager
+def opened_sources(sources: Sequence[SourceFile]) -> Iterator[list[int]]:
+    """Open the files that a tree's data comes from, each of the size that the tree says.
+
+    Raises NoInput, Denied or BadInput.
+    """
+    with contextlib.ExitStack() as stack:
+        descriptors = []
+        for source in sources:
+            try:
+                descriptor = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise errors.os_error(error, f"cannot read '{source.path}', which holds data of the tree") from error
+            stack.callback(os.close, descriptor)
+            size = os.fstat(descriptor).st_size
+            if source.size is not None and size != source.size:
+                raise errors.BadInput(f"'{source.path}' has {size} bytes, and the tree says {source.size}")
+            descriptors.append(descriptor)
+        yield descriptors
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """Stop the garbage collector while many objects are made and none are dropped."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def fits(path: Path, plan: Plan) -> bool:
+    """Tell whether the plan fits into the empty filesystem at `path`."""
+    from banger_tools.ext4.image import opened
+
+    with opened(path) as image:
+        return Writer(image, plan).fits()
+
+
+def fill(path: Path, plan: Plan, sources: Sequence[SourceFile]) -> Filled:
+    """Fill the empty filesystem at `path`.
+
+    Raises allocator.Full if it is too small; then nothing was written.
+    """
+    from banger_tools.ext4.image import opened
+
+    with opened(path, writable=True) as image, opened_sources(sources) as descriptors:
+        return Writer(image, plan).write(descriptors)
