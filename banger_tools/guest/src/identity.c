@@ -1,0 +1,142 @@
+#include "init.h"
+
+#include "console.h"
+#include "file.h"
+#include "text.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+#define RESOLVER "/run/banger/resolv.conf"
+#define KEYS_LIMIT 65536
+
+static void set_hostname(const struct config *config)
+{
+	char name[65] = "";
+
+	if (config->hostname[0])
+		snprintf(name, sizeof name, "%s", config->hostname);
+	else if (!file_read_line("/etc/hostname", name, sizeof name) || !name[0])
+		strcpy(name, "banger");
+	if (sethostname(name, strlen(name)) < 0)
+		say_errno("cannot set the host name '%s'", name);
+}
+
+static void write_hosts(const struct config *config)
+{
+	char storage[512];
+	struct text hosts = TEXT_IN(storage);
+
+	if (access("/etc/hosts", F_OK) == 0)
+		return;
+	mkdir("/etc", 0755);
+	text_put(&hosts, "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
+	if (config->hostname[0])
+		text_format(&hosts, "127.0.1.1 %s\n", config->hostname);
+	if (file_write("/etc/hosts", storage, hosts.length, 0644) < 0)
+		say_errno("cannot write '/etc/hosts'");
+}
+
+/* Missing, empty, or a link to nowhere (systemd's stub that does not run): then it is ours to fill. */
+static bool resolver_is_unset(void)
+{
+	struct stat status;
+
+	return stat("/etc/resolv.conf", &status) < 0 || status.st_size == 0;
+}
+
+static void write_resolver(const struct config *config)
+{
+	char storage[512];
+	struct text lines = TEXT_IN(storage);
+
+	for (size_t i = 0; i < config->dns_count; i++)
+		text_format(&lines, "nameserver %s\n", config->dns[i]);
+	if (config->dns_count == 0)
+		return;
+	if (file_write(RESOLVER, storage, lines.length, 0644) < 0)
+		say_errno("cannot write '" RESOLVER "'");
+	if (!resolver_is_unset())
+		return;
+	mkdir("/etc", 0755);
+	unlink("/etc/resolv.conf");
+	if (file_write("/etc/resolv.conf", storage, lines.length, 0644) < 0)
+		say_errno("cannot write '/etc/resolv.conf'");
+}
+
+static bool has_line(const char *text, const char *line)
+{
+	size_t length = strlen(line);
+
+	for (const char *at = text; (at = strstr(at, line)); at++) {
+		if ((at == text || at[-1] == '\n') && (at[length] == '\n' || at[length] == '\0'))
+			return true;
+	}
+	return false;
+}
+
+static void append_keys(char **keys, int fd, const char *present)
+{
+	size_t length = strlen(present);
+
+	if (length > 0 && present[length - 1] != '\n')
+		write_fully(fd, "\n", 1);
+	for (size_t i = 0; keys[i]; i++) {
+		if (has_line(present, keys[i]))
+			continue;
+		if (write_fully(fd, keys[i], strlen(keys[i])) < 0 || write_fully(fd, "\n", 1) < 0)
+			say_errno("cannot write '/root/.ssh/authorized_keys'");
+	}
+}
+
+/* Owners and modes as sshd's StrictModes wants them, whatever was there. */
+static void add_keys(char **keys)
+{
+	static char present[KEYS_LIMIT];
+	int folder, fd;
+
+	if (!keys || !keys[0])
+		return;
+	mkdir("/root", 0700);
+	mkdir("/root/.ssh", 0700);
+	folder = open("/root/.ssh", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	fd = folder < 0 ? -1 : openat(folder, "authorized_keys", O_RDWR | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd < 0) {
+		say_errno("cannot open '/root/.ssh/authorized_keys'");
+	} else {
+		if (file_read("/root/.ssh/authorized_keys", present, sizeof present) < 0)
+			present[0] = '\0';
+		append_keys(keys, fd, present);
+		if (fchown(folder, 0, 0) < 0 || fchmod(folder, 0700) < 0 || fchown(fd, 0, 0) < 0 || fchmod(fd, 0600) < 0)
+			say_errno("cannot set the owner of '/root/.ssh'");
+		close(fd);
+	}
+	if (folder >= 0)
+		close(folder);
+}
+
+/* Only forwards: a clock that the hardware keeps is better than the moment of the VM's start. */
+static void set_clock(int64_t seconds)
+{
+	struct timeval now = { .tv_sec = seconds };
+
+	if (seconds > time(NULL) && settimeofday(&now, NULL) < 0)
+		say_errno("cannot set the clock");
+}
+
+void identity_apply(const struct config *config)
+{
+	set_clock(config->time);
+	set_hostname(config);
+	write_hosts(config);
+	write_resolver(config);
+	add_keys(config->ssh_keys);
+}
