@@ -71,11 +71,13 @@ class Options(NamedTuple):
         return cls(arguments["INPUT"], stage.Outputs.from_arguments(arguments), int(limit))
 
 
-def flatten(layers: Sequence[Layer], *, limit_entries: int) -> Tree:
+def flatten(layers: Sequence[Layer], *, vouched: bool, limit_entries: int) -> Tree:
     """Return the merged tree of layers, oldest first, each checked against its diff_id.
 
+    `vouched` says that the diff_ids came with the image, so that a layer without an end marker is whole all the same.
     Raises BadInput naming the layer and the entry, NoInput if a layer is gone.
     """
+    from banger_tools import tar
     from banger_tools.layers import Limits, merge
     from banger_tools.tree import SourceFile, Tree
 
@@ -86,10 +88,7 @@ def flatten(layers: Sequence[Layer], *, limit_entries: int) -> Tree:
             pool.submit(_digest, descriptor, layer.diff_id) for descriptor, layer in zip(opened, layers, strict=True)
         ]
         stack.callback(_cancel, checks)
-        archives = [
-            (_label(n), _members(descriptor, layer))
-            for n, (descriptor, layer) in enumerate(zip(opened, layers, strict=True))
-        ]
+        archives = [(_label(n), tar.members(descriptor, vouched=vouched)) for n, descriptor in enumerate(opened)]
         with console.step("replayed the layers"):
             entries = merge(archives, Limits(entries=limit_entries)).tree_entries()
         with console.step("checked the diff_ids"):
@@ -110,12 +109,6 @@ def _open_layer(layer: Layer, number: int) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _members(descriptor: int, layer: Layer) -> Iterator[Any]:
-    from banger_tools import tar
-
-    return tar.members(descriptor, vouched=bool(layer.diff_id))
 
 
 def _digest(descriptor: int, diff_id: str) -> str:
@@ -167,6 +160,13 @@ def read_input(argument: str | None) -> Manifest:
     return stage.read_manifest(path)
 
 
+def _vouched(manifest: Manifest) -> bool:
+    """Tell whether the diff_ids came with the image, or were only computed from the tar that was given."""
+    from banger_tools.manifest import Source
+
+    return not manifest.has("source") or manifest.get("source", Source).kind != "rootfs"
+
+
 def work(arguments: dict[str, Any]) -> None:
     """Read the manifest, merge its layers, write the tree, print the manifest."""
     options = Options.from_arguments(arguments)
@@ -176,7 +176,7 @@ def work(arguments: dict[str, Any]) -> None:
     from banger_tools import tree
     from banger_tools.manifest import Tree
 
-    merged = flatten(manifest.layers(), limit_entries=options.limit_entries)
+    merged = flatten(manifest.layers(), vouched=_vouched(manifest), limit_entries=options.limit_entries)
     with files.atomic(artifact, force=options.outputs.force) as temporary, console.step("wrote the tree"):
         written = tree.write(temporary, merged)
     manifest.put("tree", Tree(str(artifact), written.digest, written.size, written.entries, written.bytes))

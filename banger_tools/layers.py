@@ -104,6 +104,10 @@ class Replay:
     def add(self, member: Member, source: int) -> None:
         """Replay one entry."""
         folder, name = _split(member.name)
+        if len(member.name) > tree.MAX_PATH:
+            raise Refused(
+                f"a path has {len(member.name)} bytes, {tree.MAX_PATH} at most: '{_shown(member.name[:60])}…'"
+            )
         if name is None:
             self.replace_root(member)
             return
@@ -120,6 +124,7 @@ class Replay:
     def node(self, parent: Node, name: bytes, member: Member, source: int) -> Node:
         """Return the node that a header stands for: a new one, the folder that is there, or a link's target."""
         if member.type == HARDLINK:
+            self.discard(parent, name)  # as runtimes do before they link: a name cannot be a link to itself
             return self.link_target(member)
         old = parent.children.get(name)
         if member.type == DIR and old is not None and old.type == DIR:
@@ -143,13 +148,17 @@ class Replay:
             raise Refused("the root of the tree is not a folder")
         self.root.update(member)
 
+    def discard(self, parent: Node, name: bytes) -> None:
+        if parent.children.pop(name, None) is not None:
+            self.parents.clear()
+
     def link_target(self, member: Member) -> Node:
         """Return the node that a hardlink names; its parents may be symlinks, itself is never followed."""
         folder, name = _split(member.link)
         parent = self.find(folder) if name is not None else None
         target = parent.children.get(name) if parent is not None and name is not None else None
         if target is None:
-            raise Refused(f"hardlink '{_shown(member.name)}' to '{_shown(member.link)}', which does not exist")
+            raise Refused(f"hardlink '{_shown(member.name)}' to '{_shown(member.link)}', which is not there")
         if target.type == DIR:
             raise Refused(f"hardlink '{_shown(member.name)}' to the folder '{_shown(member.link)}'")
         return target

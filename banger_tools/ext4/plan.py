@@ -1,4 +1,4 @@
-"""What a tree becomes in ext4: inode numbers, link counts, directories, attributes, and the blocks that all that takes."""
+"""What a tree becomes in ext4: inode numbers, link counts, directories, attributes, and the blocks they take."""
 
 from __future__ import annotations
 

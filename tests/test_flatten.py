@@ -1,0 +1,385 @@
+"""bg-flatten judged by umoci: random stacks of layers give the tree that a container runtime unpacks."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from banger_tools import errors, layers, tar, tree
+from tests import support, trees
+
+
+def layer(*entries: tuple[str, dict[str, Any]] | str) -> bytes:
+    """Return a layer as a tar; a plain string is an empty file, one that ends in a slash a folder."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for entry in entries:
+            name, fields = entry if isinstance(entry, tuple) else (entry, {})
+            kind = tarfile.DIRTYPE if name.endswith("/") else tarfile.REGTYPE
+            trees.add(archive, name.rstrip("/"), **{"kind": kind, **fields})
+    return out.getvalue()
+
+
+def soft(name: str, target: str) -> tuple[str, dict[str, Any]]:
+    return name, {"kind": tarfile.SYMTYPE, "linkname": target, "mode": 0o777}
+
+
+def hard(name: str, target: str) -> tuple[str, dict[str, Any]]:
+    return name, {"kind": tarfile.LNKTYPE, "linkname": target}
+
+
+def holding(name: str, data: bytes, **fields: Any) -> tuple[str, dict[str, Any]]:
+    return name, {"data": data, **fields}
+
+
+def write_layers(stack: list[bytes], folder: Path) -> list[Path]:
+    paths = []
+    for number, data in enumerate(stack):
+        path = folder / f"layer-{number}.tar"
+        path.write_bytes(data)
+        paths.append(path)
+    return paths
+
+
+def manifest(paths: list[Path]) -> str:
+    """Return the manifest that bg-fetch would print for these layers."""
+    described = [
+        {
+            "diff_id": f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}",
+            "path": str(path),
+            "tar_size": path.stat().st_size,
+        }
+        for path in paths
+    ]
+    return json.dumps({"schema": "banger-manifest/1", "name": "test", "layers": described})
+
+
+def flatten(stack: list[bytes], folder: Path) -> tree.Tree:
+    """Merge layers with our own code."""
+    paths = write_layers(stack, folder)
+    archives: list[tuple[str, Iterator[tar.Member]]] = []
+    opened = [open(path, "rb") for path in paths]
+    try:
+        archives = [
+            (path.name, tar.members(file.fileno(), vouched=False)) for path, file in zip(paths, opened, strict=True)
+        ]
+        entries = layers.merge(archives).tree_entries()
+    finally:
+        for file in opened:
+            file.close()
+    return tree.Tree([tree.SourceFile(str(path)) for path in paths], entries)
+
+
+def umoci_unpack(stack: list[bytes], folder: Path) -> Path:
+    """Make an OCI image of layers and unpack it by umoci, as root."""
+    blobs = folder / "oci/blobs/sha256"
+    blobs.mkdir(parents=True)
+
+    def put(data: bytes, media_type: str) -> dict[str, Any]:
+        digest = hashlib.sha256(data).hexdigest()
+        (blobs / digest).write_bytes(data)
+        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(data)}
+
+    prefix = "application/vnd.oci.image"
+    blobs_of_layers = [put(data, f"{prefix}.layer.v1.tar") for data in stack]
+    diff_ids = [blob["digest"] for blob in blobs_of_layers]
+    config = {"architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": diff_ids}}
+    image = {
+        "schemaVersion": 2,
+        "config": put(json.dumps(config).encode(), f"{prefix}.config.v1+json"),
+        "layers": blobs_of_layers,
+    }
+    top = put(json.dumps(image).encode(), f"{prefix}.manifest.v1+json")
+    top["annotations"] = {"org.opencontainers.image.ref.name": "test"}
+    (folder / "oci/oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    (folder / "oci/index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [top]}))
+    done = subprocess.run(
+        ["umoci", "raw", "unpack", "--image", f"{folder}/oci:test", f"{folder}/rootfs"], capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        raise UmociRefused(done.stderr)
+    return folder / "rootfs"
+
+
+class UmociRefused(Exception):
+    pass
+
+
+def comparable(seen: dict[bytes, trees.Seen]) -> dict[bytes, trees.Seen]:
+    """Leave out what a runtime does not define: the times of folders, which the last change in them sets."""
+    return {
+        path: one._replace(mtime=(0, 0)) if one.type == "dir" else one for path, one in seen.items() if path != b"/"
+    }
+
+
+def assert_like_umoci(stack: list[bytes]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            reference = comparable(trees.of_folder(umoci_unpack(stack, folder)))
+        except UmociRefused as refusal:
+            reference = None
+            said = str(refusal)
+        try:
+            ours = comparable(trees.of_tree(flatten(stack, folder)))
+        except errors.BadInput as error:
+            assert reference is None, f"umoci takes what we refuse: {error}"
+            return
+        assert reference is not None, f"we take what umoci refuses: {said}"
+        assert trees.differences(ours, reference) == []
+
+
+NAMED_CASES = {
+    "whiteout_hides_a_file": [layer("a/", "a/x", "a/y"), layer("a/", "a/.wh.x")],
+    "whiteout_hides_a_folder": [layer("a/", "a/b/", "a/b/x"), layer(".wh.a")],
+    "whiteout_of_nothing": [layer("a"), layer(".wh.zzz")],
+    "opaque_first": [layer("a/", "a/old"), layer("a/", "a/.wh..wh..opq", "a/new")],
+    "opaque_after_its_siblings": [layer("a/", "a/old"), layer("a/", "a/new", "a/.wh..wh..opq")],
+    "opaque_keeps_new_subfolder": [layer("a/", "a/b/", "a/b/old"), layer("a/", "a/b/", "a/b/new", "a/.wh..wh..opq")],
+    "whiteout_after_the_new_entry": [layer("a", "b"), layer(holding("a", b"new"), ".wh.a")],
+    "nested_redundant_whiteouts": [layer("f/", "f/b"), layer(".wh.f", "f/.wh.b")],
+    "whiteout_is_a_hardlink": [layer("a", "b"), layer("c", hard(".wh.a", "c"))],
+    "whiteout_is_a_symlink": [layer("a", "b"), layer(soft(".wh.a", "zzz"))],
+    "whiteout_in_the_first_layer": [layer("a", ".wh.a", "b")],
+    "hardlink_outlives_its_first_name": [layer(holding("a", b"1"), hard("b", "a")), layer(".wh.a")],
+    "hardlink_into_a_lower_layer": [layer(holding("a", b"1")), layer(hard("b", "a"))],
+    "hardlink_to_a_symlink": [layer(soft("a", "nowhere"), hard("b", "a"))],
+    "hardlink_without_parent_entry": [layer(holding("a", b"1"), hard("deep/er/b", "a"))],
+    "folder_replaces_a_symlink": [layer("d/", "d/x", soft("l", "d")), layer("l/", "l/y")],
+    "symlink_replaces_a_folder": [layer("d/", "d/x", "e/"), layer(soft("d", "e"))],
+    "file_replaces_a_folder": [layer("d/", "d/x"), layer("d")],
+    "folder_replaces_a_file": [layer("d"), layer("d/", "d/x")],
+    "below_a_symlinked_folder": [layer("usr/", "usr/lib/", soft("lib", "usr/lib")), layer("lib/x")],
+    "below_an_absolute_symlink": [layer("usr/", "usr/lib/", soft("lib", "/usr/lib")), layer("lib/x")],
+    "below_a_symlink_that_climbs_out": [layer("usr/", soft("up", "../../../usr")), layer("up/x")],
+    "below_a_dangling_symlink": [layer(soft("lib", "usr/lib")), layer("lib/x")],
+    "whiteout_below_a_symlink": [layer("usr/", "usr/x", "usr/y", soft("u", "usr")), layer("u/.wh.x")],
+    "metadata_of_a_folder_is_the_newest": [layer(("d/", {"mode": 0o700}), "d/x"), layer(("d/", {"uid": 5}))],
+    "the_last_of_two_wins": [layer(holding("a", b"first"), holding("a", b"second"))],
+    "implied_parents": [layer("one/two/three")],
+    "setuid_and_owners": [layer(holding("s", b"x", mode=0o6755, uid=1000, gid=1000))],
+}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("case", NAMED_CASES)
+def test_layers_merge_as_umoci_unpacks_them(case: str) -> None:
+    support.need("umoci")
+    assert_like_umoci(NAMED_CASES[case])
+
+
+def test_hardlink_keeps_its_content_when_its_first_name_is_replaced(tmp_path: Path) -> None:
+    merged = flatten([layer(holding("a", b"old"), hard("b", "a")), layer(holding("a", b"new"))], tmp_path)
+    by_path = {entry.path: entry for entry in merged.entries}
+    assert trees.content(by_path["/a"], merged) == b"new"
+    assert trees.content(by_path["/b"], merged) == b"old"
+
+
+names = st.sampled_from(["a", "b", "c", "d.e", "..f"])
+paths = st.lists(names, min_size=1, max_size=3).map("/".join)
+
+
+@st.composite
+def entries(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+    path = draw(paths)
+    folder, _, name = path.rpartition("/")
+    inside = f"{folder}/" if folder else ""
+    owner = {"uid": draw(st.sampled_from([0, 1000])), "mode": draw(st.sampled_from([0o644, 0o755, 0o4711]))}
+    match draw(st.sampled_from(["file", "file", "dir", "dir", "soft", "hard", "whiteout", "opaque"])):
+        case "file":
+            return path, {"data": draw(st.binary(max_size=5)), **owner}
+        case "dir":
+            return path, {"kind": tarfile.DIRTYPE, **owner, "mode": 0o755}
+        case "soft":
+            return soft(path, draw(st.sampled_from(["a", "/b", "../c", "/a/b", "../../.."])))
+        case "hard":
+            return hard(path, draw(paths))
+        case "whiteout":
+            return f"{inside}.wh.{name}", {}
+    return f"{inside}.wh..wh..opq", {}
+
+
+@pytest.mark.root
+@given(st.lists(st.lists(entries(), max_size=6).map(lambda found: layer(*found)), min_size=1, max_size=3))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+def test_random_stacks_merge_as_umoci_unpacks_them(stack: list[bytes]) -> None:
+    support.need("umoci")
+    assert_like_umoci(stack)
+
+
+def run_on(stack: list[bytes], folder: Path, *options: str) -> subprocess.CompletedProcess[bytes]:
+    return support.run("bg-flatten", "-C", folder, *options, stdin=manifest(write_layers(stack, folder)))
+
+
+def test_tree_says_what_was_merged_and_passes_the_manifest_on(tmp_path: Path) -> None:
+    text = json.loads(manifest(write_layers([layer("a", "b"), layer(".wh.a")], tmp_path)))
+    text["x-mine"] = {"kept": [1, 2]}
+    out = support.manifest_of(support.run_ok("bg-flatten", "-C", tmp_path, stdin=json.dumps(text)))
+    assert out["x-mine"] == {"kept": [1, 2]}
+    assert out["tree"]["entries"] == 2
+    lines = Path(out["tree"]["path"]).read_bytes().splitlines()
+    assert [json.loads(line)["path"] for line in lines[1:]] == ["/", "/b"]
+    assert out["tree"]["digest"] == f"sha256:{hashlib.sha256(Path(out['tree']['path']).read_bytes()).hexdigest()}"
+
+
+def test_same_layers_give_the_same_tree(tmp_path: Path) -> None:
+    stack = [layer("z", "a/", "a/x", soft("l", "a")), layer("m", "a/.wh.x")]
+    run_on(stack, tmp_path)
+    first = (tmp_path / "tree.jsonl").read_bytes()
+    assert run_on(stack, tmp_path, "--force").returncode == 0
+    assert (tmp_path / "tree.jsonl").read_bytes() == first
+
+
+def damaged(data: bytes, damage: str) -> bytes:
+    match damage:
+        case "cut in a header":
+            return data[: 512 * 2 + 100]
+        case "cut in data":
+            return data[:700]
+        case "cut between entries":
+            return data[:1024]
+        case "flipped byte in a header":
+            return data[:10] + bytes([data[10] ^ 1]) + data[11:]
+        case "no tar at all":
+            return b"This is not a tar.\n" * 100
+        case "a lone zero block":
+            return data[:1024] + bytes(512) + data[:1024]
+    raise AssertionError(damage)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "cut in a header",
+        "cut in data",
+        "cut between entries",
+        "flipped byte in a header",
+        "no tar at all",
+        "a lone zero block",
+    ],
+)
+def test_damaged_tar_is_an_error_and_leaves_nothing(tmp_path: Path, damage: str) -> None:
+    data = damaged(layer(holding("first", b"x" * 300), holding("second", b"y" * 300)), damage)
+    path = tmp_path / "in.tar"
+    path.write_bytes(data)
+    done = support.run("bg-flatten", "-C", tmp_path, path)
+    assert done.returncode == 65, done.stderr.decode()
+    assert [found.name for found in tmp_path.iterdir()] == ["in.tar"]
+
+
+def test_flipped_byte_in_content_is_found_by_the_diff_id(tmp_path: Path) -> None:
+    (path,) = write_layers([layer(holding("file", b"x" * 5000))], tmp_path)
+    text = manifest([path])
+    data = bytearray(path.read_bytes())
+    data[3000] ^= 1
+    path.write_bytes(data)
+    done = support.run("bg-flatten", "-C", tmp_path, stdin=text)
+    assert done.returncode == 65
+    assert "layers[0]" in done.stderr.decode()
+    assert not (tmp_path / "tree.jsonl").exists()
+
+
+HOSTILE = {
+    "a path that climbs out": layer("../../etc/passwd"),
+    "a path that climbs inside": layer("a/", "a/../b"),
+    "a bare whiteout": layer("a/", "a/.wh."),
+    "a whiteout of dot": layer("a/", "a/.wh.."),
+    "a whiteout of dot dot": layer("a/", "a/.wh..."),
+    "a hardlink to nowhere": layer(hard("a", "b")),
+    "a hardlink out": layer(hard("a", "../../etc/passwd")),
+    "a hardlink to a folder": layer("d/", hard("a", "d")),
+    "a name of 256 bytes": layer("n" * 256),
+    "a path of 4200 bytes": layer("/".join(["d" * 200] * 21)),
+    "a loop of symlinks": layer(soft("a", "b"), soft("b", "a"), "a/x"),
+    "an entry below a file": layer("f", "f/x"),
+    "an owner out of range": layer(("f", {"uid": 2**32 - 1})),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_entry_is_refused_by_name(tmp_path: Path, case: str) -> None:
+    done = run_on([layer("harmless"), HOSTILE[case]], tmp_path)
+    assert done.returncode == 65
+    assert "layers[1]" in done.stderr.decode()
+    assert not (tmp_path / "tree.jsonl").exists()
+
+
+def test_terminal_escapes_in_names_are_not_passed_to_the_terminal(tmp_path: Path) -> None:
+    done = run_on([layer(hard("a\x1b[2J", "b"))], tmp_path)
+    assert b"\x1b" not in done.stderr
+
+
+def test_absolute_and_climbing_symlinks_are_only_data(tmp_path: Path) -> None:
+    merged = flatten([layer(soft("awk", "/usr/bin/mawk"), soft("out", "../../../etc"))], tmp_path)
+    assert {entry.path: entry.target for entry in merged.entries} == {
+        "/": None,
+        "/awk": "/usr/bin/mawk",
+        "/out": "../../../etc",
+    }
+
+
+def test_limit_of_entries_holds(tmp_path: Path) -> None:
+    assert run_on([layer("a", "b", "c")], tmp_path, "--limit-entries=2").returncode == 65
+
+
+@given(st.binary(max_size=1500))
+@settings(max_examples=300, deadline=None)
+def test_reader_of_headers_survives_any_bytes(noise: bytes) -> None:
+    good = layer(holding("name", b"data"), soft("l", "name"))
+    for data in (noise, good[:512] + noise, noise[:148] + good[148:512] + noise):
+        with tempfile.TemporaryFile() as file:
+            file.write(data)
+            file.flush()
+            with contextlib.suppress(errors.BadInput):
+                list(tar.members(file.fileno(), vouched=False))
+
+
+@pytest.mark.parametrize("form", ["v7", "ustar", "posix", "gnu", "oldgnu"])
+def test_tar_dialects_give_what_gnu_tar_reads(tmp_path: Path, form: str) -> None:
+    source = tmp_path / "source"
+    folder = source / ("d" * 40) / ("e" * 40)
+    folder.mkdir(parents=True)
+    (folder / "file").write_text("content")
+    (folder / "file").chmod(0o4755)
+    (source / "link").symlink_to("d" * 40)
+    (source / "hard").hardlink_to(folder / "file")
+    if form in ("posix", "gnu", "oldgnu"):
+        (folder / ("n" * 150)).write_text("long")
+        (source / "long-link").symlink_to("t" * 150)
+    archive = tmp_path / "in.tar"
+    subprocess.run(["tar", "-C", source, f"--format={form}", "-cf", archive, "."], check=True)
+    out = support.run_ok("bg-flatten", "--path", "-C", tmp_path, archive)
+    ours = trees.of_tree(tree.read(Path(out.decode().strip())))
+    reference = trees.of_folder(source)
+    if form != "posix":
+        reference = {p: s._replace(mtime=(s.mtime[0], 0)) for p, s in reference.items()}
+    assert trees.differences(ours, reference) == []
+
+
+def test_layer_that_changed_length_is_refused(tmp_path: Path) -> None:
+    (path,) = write_layers([layer("a")], tmp_path)
+    text = manifest([path])
+    with open(path, "ab") as file:
+        file.write(bytes(512))
+    assert support.run("bg-flatten", "-C", tmp_path, stdin=text).returncode == 65
+
+
+def test_missing_layer_is_named(tmp_path: Path) -> None:
+    (path,) = write_layers([layer("a")], tmp_path)
+    text = manifest([path])
+    path.unlink()
+    done = support.run("bg-flatten", "-C", tmp_path, stdin=text)
+    assert done.returncode == 66
+    assert str(path) in done.stderr.decode()
