@@ -1,0 +1,317 @@
+"""The JSON documents of an image: indexes, manifests, configurations, in OCI's and Docker's dialects.
+
+Sources: OCI image specification 1.1 (descriptor, image-index, manifest, config), Docker image manifest version 2,
+schema 2. Media types are what a document says of itself first, then what its descriptor or its server said.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from banger_tools import errors
+from banger_tools.manifest import Digest, Platform, Size
+from banger_tools.oci import digest as digests
+from banger_tools.oci import limits
+
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
+
+INDEXES = (OCI_INDEX, DOCKER_LIST)
+MANIFESTS = (OCI_MANIFEST, DOCKER_MANIFEST)
+ACCEPT = (*MANIFESTS, *INDEXES)
+
+_LAYER_TYPE = re.compile(
+    r"application/vnd\.(oci\.image\.layer\.(nondistributable\.)?v1\.tar|docker\.image\.rootfs\.(diff|foreign\.diff)\.tar)"
+    r"(([.+])(gzip|zstd))?"
+)
+_VARIANTS = {"arm": ("v8", "v7", "v6", "v5"), "amd64": ("v4", "v3", "v2", "v1")}
+_DEFAULT_VARIANT = {"arm64": "v8", "amd64": "v1", "arm": "v7"}
+
+
+class IndexPlatform(Struct):
+    """The platform of an entry of an index."""
+
+    architecture: str = ""
+    os: str = ""
+    variant: str | None = None
+
+
+class Descriptor(Struct, rename={"media_type": "mediaType"}):
+    """A reference to content: what it is, its digest, its bytes."""
+
+    digest: Digest
+    size: Size
+    media_type: str = ""
+    urls: list[str] | None = None
+    annotations: dict[str, str] | None = None
+    platform: IndexPlatform | None = None
+
+
+class Index(Struct, rename={"media_type": "mediaType"}):
+    """An image index, or a Docker manifest list."""
+
+    manifests: list[Descriptor]
+    media_type: str = ""
+
+
+class ImageManifest(Struct, rename={"media_type": "mediaType", "artifact_type": "artifactType"}):
+    """An image manifest of OCI, or of Docker's schema 2."""
+
+    config: Descriptor
+    media_type: str = ""
+    artifact_type: str | None = None
+    layers: list[Descriptor] | None = None
+
+
+class _RootFs(Struct):
+    diff_ids: list[Digest] | None = None
+
+
+class _Config(Struct):
+    rootfs: _RootFs | None = None
+    os: str = ""
+    architecture: str = ""
+    variant: str | None = None
+
+
+class Document(NamedTuple):
+    """A verified document: its descriptor and its bytes."""
+
+    descriptor: Descriptor
+    data: bytes
+
+
+class Blob(NamedTuple):
+    """A layer as it lies in its source; a docker-archive knows neither digest nor media type."""
+
+    digest: str | None
+    size: int | None
+    media_type: str
+    location: str = ""
+    urls: tuple[str, ...] = ()
+
+
+class Image(NamedTuple):
+    """An image whose documents are read and checked: what there is to fetch.
+
+    `diff_ids` has one entry a layer; None where nobody said what the plain tar must be.
+    """
+
+    config: dict[str, Any]
+    layers: Sequence[Blob]
+    diff_ids: Sequence[str | None]
+    digest: str | None = None
+    platform: Platform | None = None
+    documents: tuple[Document, ...] = ()
+
+
+Read = Callable[[Descriptor], bytes]
+
+
+def decode(data: bytes, kind: type[Any], what: str) -> Any:
+    """Return a JSON document in its type.
+
+    Raises BadInput with the exact place of what is wrong; `what` names the document.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        text, _, place = str(error).partition(" - at ")
+        where = place.strip("`").removeprefix("$").lstrip(".")
+        text = "must be a digest" if "matching regex" in text else text[:1].lower() + text[1:].replace("`", "")
+        raise errors.BadInput(f"{what}: {where + ': ' if where else ''}{text}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise errors.BadInput(f"{what} is not JSON: {error}") from error
+
+
+def verified(descriptor: Descriptor, data: bytes, what: str) -> bytes:
+    """Return a document's bytes after checking their digest.
+
+    Raises digest.Mismatch.
+    """
+    found = digests.of(data, descriptor.digest)
+    if found != descriptor.digest:
+        raise digests.Mismatch(f"{what}: the digest must be {descriptor.digest}, and is {found}")
+    return data
+
+
+def check_size(descriptor: Descriptor, what: str) -> None:
+    """Raise BadInput if a document claims to be larger than any document is."""
+    if descriptor.size > limits.DOCUMENT:
+        raise errors.BadInput(f"{what} of {descriptor.size} bytes is too large: the limit is {limits.DOCUMENT}")
+
+
+def is_index(document: Document, what: str) -> bool:
+    """Tell an index from a manifest.
+
+    Raises BadInput for documents that are neither, that claim to be both (CVE-2021-41190), or are of schema 1.
+    """
+    raw = decode(document.data, dict[str, Any], what)
+    if raw.get("schemaVersion") == 1 or "fsLayers" in raw:
+        raise errors.BadInput(
+            f"{what} is of Docker's schema 1, which is too old", "push the image again with a newer tool"
+        )
+    has_list, has_layers = "manifests" in raw, "layers" in raw or "config" in raw
+    if has_list == has_layers:
+        raise errors.BadInput(
+            f"{what} is {'both an index and' if has_list else 'neither an index nor'} an image manifest"
+        )
+    stated = raw.get("mediaType") or document.descriptor.media_type
+    if (has_list and stated in MANIFESTS) or (has_layers and stated in INDEXES):
+        raise errors.BadInput(f"{what} says that it is '{stated}', and is not")
+    return has_list
+
+
+def resolve(root: Document, read: Read, wanted: Platform | None, subject: str) -> Image:
+    """Descend from an index or a manifest to the image for a platform, reading documents with `read`.
+
+    Raises BadInput for what is no Linux root filesystem, NoInput if the platform is not there.
+    """
+    documents = [root]
+    while is_index(documents[-1], _what(documents[-1], subject)):
+        if len(documents) > limits.INDEX_DEPTH:
+            raise errors.BadInput(f"'{subject}' has indexes in indexes, more than {limits.INDEX_DEPTH} deep")
+        index = decode(documents[-1].data, Index, _what(documents[-1], subject))
+        descriptor = choose(index.manifests, wanted or host_platform(), subject)
+        documents.append(Document(descriptor, read(descriptor)))
+    manifest = decode(documents[-1].data, ImageManifest, _what(documents[-1], subject))
+    check_manifest(manifest, subject)
+    described = msgspec.structs.replace(manifest.config, media_type=manifest.config.media_type or OCI_CONFIG)
+    config = Document(described, read(described))
+    return _image((*documents, config), manifest, wanted, subject)
+
+
+def _what(document: Document, subject: str) -> str:
+    return f"the manifest {digests.short(document.descriptor.digest)} of '{subject}'"
+
+
+def _image(documents: tuple[Document, ...], manifest: ImageManifest, wanted: Platform | None, subject: str) -> Image:
+    config, diff_ids, platform = read_config(documents[-1].data, wanted, subject)
+    layers = [
+        Blob(layer.digest, layer.size, layer.media_type, urls=tuple(layer.urls or ()))
+        for layer in manifest.layers or ()
+    ]
+    if len(layers) != len(diff_ids):
+        raise errors.BadInput(
+            f"'{subject}' has {len(layers)} layers, and its configuration lists {len(diff_ids)} diff_ids"
+        )
+    return Image(config, layers, diff_ids, documents[-2].descriptor.digest, platform, documents)
+
+
+def check_manifest(manifest: ImageManifest, subject: str) -> None:
+    """Raise BadInput if a manifest is not that of a root filesystem, naming what it is of."""
+    media_type = manifest.config.media_type
+    if media_type not in (OCI_CONFIG, DOCKER_CONFIG, ""):
+        kind = manifest.artifact_type or media_type
+        raise errors.BadInput(f"'{subject}' is an artifact of type '{kind}', not an image with a root filesystem")
+    layers = manifest.layers or []
+    if len(layers) > limits.LAYERS:
+        raise errors.BadInput(f"'{subject}' has {len(layers)} layers; the limit is {limits.LAYERS}")
+    for number, layer in enumerate(layers, 1):
+        check_layer_type(layer.media_type, f"layer {number} of '{subject}'")
+
+
+def check_layer_type(media_type: str, what: str) -> None:
+    """Raise BadInput if a layer is encrypted or no tar; how it is compressed is told by its bytes."""
+    if media_type.endswith("+encrypted"):
+        raise errors.BadInput(
+            f"{what} is encrypted", "decrypt the image first, for example with skopeo copy --decryption-key"
+        )
+    if media_type and not _LAYER_TYPE.fullmatch(media_type):
+        raise errors.BadInput(f"{what} is of type '{media_type}', which is not a file system layer")
+
+
+def read_config(data: bytes, wanted: Platform | None, subject: str) -> tuple[dict[str, Any], list[str], Platform]:
+    """Return an image's configuration, its diff_ids and its platform.
+
+    Raises BadInput if it has no root filesystem, is of another OS, or not of the platform that was asked for.
+    """
+    what = f"the configuration of '{subject}'"
+    raw = decode(data, dict[str, Any], what)
+    config = decode(data, _Config, what)
+    if config.rootfs is None or config.rootfs.diff_ids is None:
+        raise errors.BadInput(f"{what} lists no layers: it is not an image with a root filesystem")
+    if config.os not in ("linux", ""):
+        raise errors.BadInput(f"'{subject}' is for the OS '{config.os}', and only Linux images can be used")
+    machine = host_platform().architecture
+    platform = Platform(config.architecture or machine, "linux", config.variant or None)
+    if wanted is not None and _rank(IndexPlatform(platform.architecture, "linux", platform.variant), wanted) is None:
+        raise errors.NoInput(f"'{subject}' is for {show_platform(platform)}, and {show_platform(wanted)} was asked for")
+    return raw, list(config.rootfs.diff_ids), platform
+
+
+def choose(entries: Sequence[Descriptor], wanted: Platform, subject: str) -> Descriptor:
+    """Return the entry of an index that a container runtime on that platform would take; the first of equals.
+
+    Raises NoInput listing the platforms that there are.
+    """
+    ranked = [(rank, entry) for entry in entries if (rank := _entry_rank(entry, wanted)) is not None]
+    if ranked:
+        return min(ranked, key=lambda pair: pair[0])[1]
+    names = sorted({show_index_platform(entry.platform) for entry in entries if entry.platform})
+    there = ", ".join(name for name in names if not name.startswith("unknown")) or "no platform"
+    raise errors.NoInput(
+        f"'{subject}' has no image for {show_platform(wanted)}", f"it has {there}; choose one with --platform"
+    )
+
+
+def _entry_rank(entry: Descriptor, wanted: Platform) -> int | None:
+    """Return how well an entry fits (0 is best); one without a platform only if nothing else does."""
+    if entry.media_type and entry.media_type not in ACCEPT:
+        return None
+    return 1000 if entry.platform is None else _rank(entry.platform, wanted)
+
+
+def _rank(found: IndexPlatform, wanted: Platform) -> int | None:
+    """Return how many steps of variant a platform is below the wanted one, None if it cannot run there."""
+    if found.os != wanted.os_name or found.architecture != wanted.architecture:
+        return None
+    default = _DEFAULT_VARIANT.get(wanted.architecture, "")
+    have, want = found.variant or default, wanted.variant or default
+    order = _VARIANTS.get(wanted.architecture, (want,))
+    if have == want:
+        return 0
+    if have not in order or want not in order or order.index(have) < order.index(want):
+        return None
+    return order.index(have) - order.index(want)
+
+
+def host_platform() -> Platform:
+    """Return the platform of this machine."""
+    import platform
+
+    machine = platform.machine()
+    names = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386", "i386": "386"}
+    return Platform(names.get(machine, machine), "linux", "v7" if machine == "armv7l" else None)
+
+
+def parse_platform(text: str) -> Platform:
+    """Return the platform that `os/arch[/variant]` or `arch` names.
+
+    Raises BadUsage.
+    """
+    parts = text.split("/") if "/" in text else ["linux", text]
+    if not 2 <= len(parts) <= 3 or not all(re.fullmatch(r"[a-z0-9_.-]+", part) for part in parts):
+        raise errors.BadUsage(f"--platform: '{text}' is not a platform", "for example linux/amd64 or linux/arm/v7")
+    names = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64"}
+    return Platform(names.get(parts[1], parts[1]), parts[0], parts[2] if len(parts) == 3 else None)
+
+
+def show_platform(platform: Platform) -> str:
+    """Return a platform as people write it."""
+    return "/".join(filter(None, (platform.os_name, platform.architecture, platform.variant)))
+
+
+def show_index_platform(platform: IndexPlatform) -> str:
+    """Return the platform of an index entry as people write it."""
+    return "/".join(filter(None, (platform.os, platform.architecture, platform.variant)))

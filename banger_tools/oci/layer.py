@@ -1,0 +1,280 @@
+"""One layer: from the blob that arrives in pieces to the plain tar in the cache, in one pass.
+
+Each piece is hashed as it came, decompressed, hashed again and written. The tar gets its name only when the blob's
+size and digest, the end of its compression, and the tar's diff_id are all right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, NamedTuple, Protocol
+
+from banger_tools import console, errors, identify, manifest, sizes
+from banger_tools.oci import compression, limits
+from banger_tools.oci import digest as digests
+from banger_tools.oci.cache import Cache
+from banger_tools.oci.cancel import Cancel
+from banger_tools.oci.documents import Blob
+
+PIECE = 1 << 20
+
+
+class Source(Protocol):
+    """A place that blobs come from; `remote` ones are kept, so that nothing crosses a network twice."""
+
+    remote: bool
+
+    def chunks(self, blob: Blob, start: int, cancel: Cancel) -> Iterator[bytes]:
+        """Yield a blob's bytes from `start` on."""
+        ...
+
+
+class Task(NamedTuple):
+    """What all layers of one fetch share."""
+
+    cache: Cache
+    source: Source
+    cancel: Cancel
+    limits: limits.Limits
+    total: console.Progress
+    thorough: bool = False
+
+
+class Tar:
+    """The plain tar of a layer while it is written: hashed, and held against the limits."""
+
+    def __init__(self, file: IO[bytes], layer_limit: int, what: str, like: str | None = None) -> None:
+        self._file = file
+        self._limit = layer_limit
+        self._what = what
+        self._hasher = digests.hasher(like)
+        self._head = b""
+        self.size = 0
+        self.blob_bytes = 0
+
+    @property
+    def diff_id(self) -> str:
+        """The digest of what was written."""
+        return digests.text(self._hasher)
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes of the tar.
+
+        Raises BadInput if they are too many, Corrupt if the first of them begin no tar.
+        """
+        self.size += len(data)
+        if self.size > self._limit:
+            raise errors.BadInput(
+                f"{self._what} is larger than {sizes.show(self._limit)}", "allow more with --max-layer"
+            )
+        if self.size > limits.RATIO_FROM and self.size > limits.RATIO * max(self.blob_bytes, 1):
+            raise errors.BadInput(f"{self._what} is a bomb: {self.blob_bytes} bytes grow to more than {self.size}")
+        if len(self._head) < compression.HEAD:
+            self._look_at(data)
+        self._hasher.update(data)
+        self._file.write(data)
+
+    def _look_at(self, data: bytes) -> None:
+        self._head += data[: compression.HEAD - len(self._head)]
+        if len(self._head) == compression.HEAD:
+            self.check_head()
+
+    def check_head(self) -> None:
+        """Raise Corrupt if this is no tar. A tar without entries is all zeros, and a layer may be no bytes at all."""
+        kind = identify.kind_of_bytes(self._head)
+        if kind != identify.TAR and self._head.strip(b"\0"):
+            found = "" if kind == identify.UNKNOWN else f", but of the format '{kind}'"
+            raise compression.Corrupt(f"it is no tar{found}")
+
+
+def fetch(task: Task, blob: Blob, diff_id: str | None, what: str) -> manifest.Layer:
+    """Return a layer whose verified tar is in the cache, fetching what is missing.
+
+    Raises BadInput for a layer that is not what its digests say, and what the source raises.
+    """
+    size = _cached_size(task, diff_id)
+    if size is None:
+        diff_id, size = _make(task, blob, diff_id, what)
+    else:
+        task.total.update(blob.size or 0)
+    assert diff_id is not None
+    path = str(task.cache.layer_path(diff_id))
+    return manifest.Layer(diff_id, path, size, blob.digest, blob.media_type or None, blob.size)
+
+
+def _cached_size(task: Task, diff_id: str | None) -> int | None:
+    return None if diff_id is None else task.cache.layer_size(diff_id, task.cancel, thorough=task.thorough)
+
+
+def _make(task: Task, blob: Blob, diff_id: str | None, what: str) -> tuple[str, int]:
+    """Make the tar while holding the claim to it, unless another process made it meanwhile."""
+    key = blob.digest or diff_id
+    if key is None:
+        return unpack(task, task.source.chunks(blob, 0, task.cancel), blob, None, what)
+    with task.cache.claim(key, task.cancel) as partial:
+        size = _cached_size(task, diff_id)
+        if size is not None and diff_id is not None:
+            task.total.update(blob.size or 0)
+            return diff_id, size
+        with console.progress(what, blob.size) as bar:
+            show = _shown(task, bar)
+            if blob.digest is None or not task.source.remote:
+                return unpack(task, show(task.source.chunks(blob, 0, task.cancel)), blob, diff_id, what)
+            return _download(task, blob, diff_id, partial, show, what)
+
+
+Show = Callable[[Iterable[bytes]], Iterator[bytes]]
+
+
+def _shown(task: Task, bar: console.Progress) -> Show:
+    """Return a filter that reports passing bytes to the layer's bar and to the total."""
+
+    def show(chunks: Iterable[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            bar.update(len(chunk))
+            task.total.update(len(chunk))
+            yield chunk
+
+    return show
+
+
+def _download(task: Task, blob: Blob, diff_id: str | None, partial: Path, show: Show, what: str) -> tuple[str, int]:
+    """Unpack a blob from the cache if it is there, else from its source, going on where a partial file ends.
+
+    Bytes that prove wrong are thrown away, and fetched once more if part of them came from an earlier run
+    or another place than the source.
+    """
+    assert blob.digest is not None
+    if task.cache.has_blob(blob.digest, blob.size):
+        with contextlib.suppress(digests.Mismatch):
+            return unpack(task, show(_file_chunks(task.cache.blob_path(blob.digest))), blob, diff_id, what)
+        console.warning(f"{what}: the copy in the cache is damaged; fetching it again")
+    if partial.stat().st_size > 0:
+        with contextlib.suppress(digests.Mismatch):
+            return _transfer(task, blob, diff_id, partial, show, what)
+        console.warning(f"{what}: what an earlier run left is damaged; fetching it anew")
+    return _transfer(task, blob, diff_id, partial, show, what)
+
+
+def _transfer(task: Task, blob: Blob, diff_id: str | None, partial: Path, show: Show, what: str) -> tuple[str, int]:
+    assert blob.digest is not None
+    try:
+        result = unpack(task, show(_tee(task, blob, partial)), blob, diff_id, what)
+    except errors.BadInput:
+        os.truncate(partial, 0)  # wrong bytes must not be resumed from
+        raise
+    task.cache.keep_blob(partial, blob.digest)
+    return result
+
+
+def _tee(task: Task, blob: Blob, partial: Path) -> Iterator[bytes]:
+    """Yield what the partial file holds, then the rest from the source, which is added to the file."""
+    with open(partial, "r+b", buffering=0) as file:
+        if blob.size is not None and os.fstat(file.fileno()).st_size > blob.size:
+            file.truncate(0)
+        while chunk := file.read(PIECE):
+            yield chunk
+        for chunk in task.source.chunks(blob, file.tell(), task.cancel):
+            _write_all(file, chunk)
+            yield chunk
+
+
+def _write_all(file: IO[bytes], data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+def _file_chunks(path: Path) -> Iterator[bytes]:
+    with open(path, "rb", buffering=0) as file:
+        while chunk := file.read(PIECE):
+            yield chunk
+
+
+def unpack(task: Task, chunks: Iterable[bytes], blob: Blob, diff_id: str | None, what: str) -> tuple[str, int]:
+    """Write a blob's bytes as a verified plain tar into the cache, and return its diff_id and size.
+
+    Raises digest.Mismatch if the blob is not what its digest says, BadInput for everything else that is wrong with it.
+    """
+    name = "-".join(digests.split(blob.digest or diff_id or f"stream:{os.getpid()}")) + ".tar"
+    temporary = task.cache.partial / name
+    try:
+        with open(temporary, "wb") as file:
+            tar = Tar(file, task.limits.layer, what, diff_id)
+            _pour(task.cancel, chunks, blob, tar, what)
+        if diff_id is not None and tar.diff_id != diff_id:
+            raise errors.BadInput(f"{what}: its tar must have the diff_id {diff_id}, and has {tar.diff_id}")
+        task.cache.keep_layer(temporary, tar.diff_id)
+        return tar.diff_id, tar.size
+    except OSError as error:
+        raise errors.os_error(error, f"cannot write '{temporary}'") from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def _pour(cancel: Cancel, chunks: Iterable[bytes], blob: Blob, tar: Tar, what: str) -> None:
+    """Decompress all chunks into the tar, checking the blob's size and digest.
+
+    Damage found by the decompressor is reported only if the digest is right: otherwise the digest is the better
+    news, because it says that the bytes, and not the image, are wrong.
+    """
+    hasher = digests.hasher(blob.digest)
+    stream = _Stream(tar, what)
+    for chunk in chunks:
+        cancel.check()
+        hasher.update(chunk)
+        tar.blob_bytes += len(chunk)
+        stream.feed(chunk)
+    if blob.size is not None and tar.blob_bytes != blob.size:
+        raise digests.Mismatch(f"{what} must have {blob.size} bytes, and has {tar.blob_bytes}")
+    if blob.digest is not None and digests.text(hasher) != blob.digest:
+        raise digests.Mismatch(f"{what}: the digest must be {blob.digest}, and is {digests.text(hasher)}")
+    stream.finish()
+
+
+class _Stream:
+    """A blob on its way into a tar: gathers the head, then decompresses; remembers what was wrong."""
+
+    def __init__(self, tar: Tar, what: str) -> None:
+        self._tar = tar
+        self._what = what
+        self._head = b""
+        self._decompressor: compression.Decompressor | None = None
+        self._wrong: errors.BadInput | None = None
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next piece of the blob."""
+        if self._wrong is not None:
+            return
+        if self._decompressor is None:
+            self._head += chunk
+            if len(self._head) < compression.HEAD:
+                return
+            chunk = self._begin()
+        assert self._decompressor is not None
+        try:
+            self._decompressor.feed(chunk)
+        except compression.Corrupt as error:
+            self._wrong = errors.BadInput(f"{self._what}: {error.message}")
+
+    def _begin(self) -> bytes:
+        self._decompressor = compression.open_stream(self._head, self._tar.write)
+        head, self._head = self._head, b""
+        return head
+
+    def finish(self) -> None:
+        """Raise BadInput for what was wrong with the stream, its end, or a tar too short for a look."""
+        if self._decompressor is None and self._head:
+            self.feed(self._begin())
+        if self._wrong is not None:
+            raise self._wrong
+        try:
+            if self._decompressor is not None:
+                self._decompressor.finish()
+            self._tar.check_head()
+        except compression.Corrupt as error:
+            raise errors.BadInput(f"{self._what}: {error.message}") from error

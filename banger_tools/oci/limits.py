@@ -1,0 +1,26 @@
+"""How much an image may ask for, so that a hostile or broken one is an error and not a full disk."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+DOCUMENT = 4 << 20
+"""Bytes of a manifest, an index or a configuration; what registries themselves allow."""
+
+INDEX_DEPTH = 4
+"""Indexes in indexes."""
+
+LAYERS = 512
+"""Layers of an image; container runtimes stop at 127."""
+
+RATIO = 1100
+"""Bytes out for one byte in, once a layer is larger than RATIO_FROM; deflate itself ends at 1032."""
+
+RATIO_FROM = 1 << 30
+
+
+class Limits(NamedTuple):
+    """Bytes of plain tar: of one layer, and of all layers of an image together."""
+
+    layer: int = 64 << 30
+    image: int = 256 << 30

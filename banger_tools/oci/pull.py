@@ -1,0 +1,107 @@
+"""An image into the cache: its source opened, its documents read and checked, its layers fetched side by side."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from banger_tools import console, errors, manifest, sizes
+from banger_tools.oci import container, layer, limits, local, reference, remote
+from banger_tools.oci.cache import Cache
+from banger_tools.oci.cancel import Cancel, run_all
+from banger_tools.oci.documents import Blob, Image
+
+WORKERS = 4
+
+Opened = tuple[layer.Source, Image]
+
+
+class Wants(NamedTuple):
+    """How an image is to be fetched."""
+
+    platform: manifest.Platform | None = None
+    pull: str = "missing"
+    limits: limits.Limits = limits.Limits()
+    settings: remote.Settings = remote.Settings()
+    thorough: bool = False
+
+
+class Fetched(NamedTuple):
+    """An image in the cache: its untouched configuration, its layers oldest first, what it turned out to be."""
+
+    config: dict[str, Any]
+    layers: list[manifest.Layer]
+    source: manifest.Source
+
+
+def fetch(ref: reference.Reference, requested: str, cache: Cache, wants: Wants) -> Fetched:
+    """Fetch what a reference (any but `apt:`) names.
+
+    Raises NoInput, BadInput, Unavailable, Denied or Retry, each saying what is wrong.
+    """
+    cache.prepare()
+    cancel = Cancel()
+    with _open(ref, cache, wants, cancel) as (source, image):
+        layers = fetch_layers(source, image, cache, wants, cancel)
+    config = image.config
+    if "rootfs" not in config:
+        config = {**config, "rootfs": {"type": "layers", "diff_ids": [one.diff_id for one in layers]}}
+    return Fetched(config, layers, manifest.Source(requested, ref.kind, str(ref), image.digest, image.platform))
+
+
+@contextlib.contextmanager
+def _open(ref: reference.Reference, cache: Cache, wants: Wants, cancel: Cancel) -> Iterator[Opened]:
+    match ref:
+        case reference.Registry():
+            with remote.open_registry(ref, cache, wants.settings, cancel) as source:
+                with console.step(f"resolve '{ref}'"):
+                    image = source.resolve(ref, wants.platform, wants.pull)
+                yield source, image
+        case reference.Layout(archive=False):
+            source_folder = local.LayoutSource(container.Folder(ref.path))
+            yield source_folder, source_folder.resolve(ref, wants.platform)
+        case reference.Layout():
+            with local.open_archive(ref.path, cache.partial) as archive:
+                yield local.LayoutSource(archive), local.LayoutSource(archive).resolve(ref, wants.platform)
+        case reference.DockerArchive():
+            with local.open_archive(ref.path, cache.partial) as archive:
+                saved = local.DockerArchiveSource(archive)
+                yield saved, saved.resolve_saved(ref, wants.platform)
+        case reference.Rootfs():
+            flat = local.RootfsSource(ref.path)
+            yield flat, flat.resolve(wants.platform)
+        case reference.Apt():
+            raise AssertionError("packages are no image")
+
+
+def fetch_layers(
+    source: layer.Source, image: Image, cache: Cache, wants: Wants, cancel: Cancel
+) -> list[manifest.Layer]:
+    """Bring all layers of an image into the cache, several at a time, and return them oldest first."""
+    known = [blob.size or 0 for blob in image.layers]
+    with console.step(f"fetch {len(known)} layers"), console.progress("all layers", sum(known)) as total:
+        task = layer.Task(cache, source, cancel, wants.limits, total, wants.thorough)
+        jobs = [
+            partial(layer.fetch, task, blob, diff_id, _what(number, len(known), blob, diff_id))
+            for number, (blob, diff_id) in enumerate(zip(image.layers, image.diff_ids, strict=True), 1)
+        ]
+        layers = run_all(jobs, WORKERS, cancel)
+    _check_total(layers, wants.limits)
+    return layers
+
+
+def _what(number: int, count: int, blob: Blob, diff_id: str | None) -> str:
+    digest = blob.digest or diff_id
+    short = f" ({digest.partition(':')[2][:12]})" if digest else ""
+    return f"layer {number} of {count}{short}"
+
+
+def _check_total(layers: Sequence[manifest.Layer], bounds: limits.Limits) -> None:
+    total = sum(one.tar_size for one in layers)
+    if total > bounds.image:
+        raise errors.BadInput(
+            f"the layers have {total} bytes together, more than {sizes.show(bounds.image)}",
+            "allow more with --max-image",
+        )
