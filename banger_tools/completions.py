@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from banger_tools import docs
 
-FOLDERS = {"DIR", "FOLDER"}
+FOLDERS = {"DIR"}
 PATHS = {"FILE", "PATH", "INPUT", "REF", "TREE"}
 _WORDS = re.compile(r"(?:: |^|\()((?:[a-z0-9-]+, )*[a-z0-9-]+ or [a-z0-9-]+)\b")
 NOTICE = "# Written by `make docs`; edit the program's docstring instead."

@@ -44,7 +44,7 @@ class Command(NamedTuple):
     @property
     def argv(self) -> list[str]:
         """Return what to run: a program of ours by this Python, wherever it is installed; else as it is."""
-        if self.program.startswith("bg-"):
+        if self.program == "banger" or self.program.startswith("bg-"):
             return [sys.executable, "-P", "-m", f"banger_tools.{self.program.removeprefix('bg-')}", *self.arguments]
         return [self.program, *self.arguments]
 
@@ -122,15 +122,16 @@ def worded(status: int) -> str:
     return f"failed with status {status}"
 
 
-def run(commands: Sequence[Command], *, stdin: IO[bytes] | int | None = None) -> bytes:
-    """Run programs as one pipe, and return what the last one printed.
+def run(commands: Sequence[Command], *, stdin: int | None = None, timed: bool = True) -> bytes:
+    """Run programs as one pipe, say how long each took, and return what the last one printed.
 
-    Their stderr is ours. When one fails the others are stopped, and the first failure in the order of the
-    pipe is raised as Failed; an interruption stops them all and waits for their clean-up.
+    `stdin` is None for ours, or subprocess.DEVNULL. Their stderr is ours. When one fails the others are stopped,
+    and the first failure in the order of the pipe is raised as Failed; an interruption stops them all and waits
+    for their clean-up.
     """
     console.command(" | ".join(map(str, commands)))
     with tempfile.TemporaryFile() as printed:
-        pipe = _Pipe(commands)
+        pipe = _Pipe(commands, timed=timed)
         try:
             pipe.start(stdin, printed)
             pipe.watch()
@@ -147,14 +148,15 @@ def run(commands: Sequence[Command], *, stdin: IO[bytes] | int | None = None) ->
 class _Pipe:
     """The running programs of one pipe, and the ends of the pipes between them that we hold."""
 
-    def __init__(self, commands: Sequence[Command]) -> None:
+    def __init__(self, commands: Sequence[Command], *, timed: bool) -> None:
         self.commands = commands
+        self.timed = timed
         self.processes: list[subprocess.Popen[bytes]] = []
         self.held: list[int] = []
         self.stopped: set[int] = set()
         self.began = time.monotonic()
 
-    def start(self, stdin: IO[bytes] | int | None, stdout: IO[bytes]) -> None:
+    def start(self, stdin: int | None, stdout: IO[bytes]) -> None:
         """Start all programs.
 
         We keep the writing end of each pipe open until its program succeeded. So the next one never takes
@@ -172,13 +174,13 @@ class _Pipe:
             if reader >= 0:
                 os.close(reader)
 
-    def _start_one(self, command: Command, stdin: IO[bytes] | int | None, stdout: IO[bytes] | int) -> None:
+    def _start_one(self, command: Command, stdin: int | None, stdout: IO[bytes] | int) -> None:
         try:
             self.processes.append(subprocess.Popen(command.argv, stdin=stdin, stdout=stdout))
         except OSError as error:
             raise errors.os_error(error, f"cannot run '{command.program}'") from error
         finally:
-            if isinstance(stdin, int) and stdin >= 0:
+            if stdin is not None and stdin >= 0:
                 os.close(stdin)  # the program has it now, and must be its only reader
 
     def watch(self) -> None:
@@ -198,7 +200,7 @@ class _Pipe:
             os.close(self.held[index])
             self.held[index] = -1
         now = time.monotonic()
-        if self.commands[index].program != "tee":
+        if self.timed and self.commands[index].program != "tee":
             console.note(f"{self.commands[index].program:<10} {now - self.began:7.2f} s")
         self.began = now
 

@@ -1,0 +1,222 @@
+"""banger vm run: boot an image and run a command or a shell in it.
+
+Usage:
+  banger vm run [options] [--publish=FORWARD]... [--env=VAR]... [COMMAND]...
+
+Arguments:
+  COMMAND  A program of the image and its arguments; options of ours come before it, or before a `--`. A shell
+           if there is none.
+
+Options:
+  --image=IMAGE      Image of the store by name, or what to make one of, as in alpine:3.20
+                     [default: debian-bookworm].
+  --name=NAME        Name of the machine and its host name (else the image's and four digits).
+  --rm               Delete the machine when the command has ended.
+  --pull=WHEN        Make an image that is missing: missing or never [default: missing].
+  --cpus=N           Virtual CPUs.
+  --memory=SIZE      Memory, as in 512M.
+  --disk=SIZE        Grow the root disk to this size.
+  --work-disk=SIZE   Size of the disk for /root.
+  --net=NET          Network: user or none.
+  --publish=FORWARD  Lead a port of this host to the machine: [ADDRESS:]PORT:GUESTPORT. Repeatable.
+  --env=VAR          NAME=VALUE for the command. Repeatable.
+  --user=USER        User of the image to run the command as.
+  --cwd=FOLDER       Folder of the image to run the command in.
+  --kernel-ref=REF   Kernel: one of the store by name, or apt:PACKAGE.
+  --vmm=VMM          Monitor: auto or qemu.
+  --timeout=SECONDS  How long to wait for the machine.
+  @talk
+
+Description:
+  Boots the image with bg-boot(1) and runs the command through the guest's agent: stdin, stdout and stderr are
+  the command's, each for itself, and so is the exit status. The command gets a terminal if stdin and stdout are
+  terminals.
+
+  An image that is not in the store is made first, as `banger image pull` does, once if several ask for it.
+  Nothing but its absence starts that: one that is broken or may not be read is an error.
+
+  Without --rm the machine runs on; bg-boot --stop, --exec and --delete lead it.
+
+Examples:
+  $ banger vm run --rm -- cat /etc/os-release
+  $ tar c src | banger vm run --rm --image build -- sh -c 'tar x && make -C src'
+  $ banger vm run --name web --publish 8080:80 --image nginx
+
+Exit status:
+  0   the command ended with 0
+  64  the command line is wrong
+  66  there is no such image, and it was not to be made
+
+  Otherwise the command's own status, 128 and the signal's number if a signal ended it; or that of the program that
+  failed before.
+
+See also:
+  banger(1) banger-image-pull(1) bg-boot(1)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from banger_tools import cli, console, errors, files, locations, pipeline
+
+# Names of images that can be made without being told of what.
+KNOWN = {"debian-bookworm": "apt:bookworm"}
+FOR_BOOT = (
+    "--name",
+    "--cpus",
+    "--memory",
+    "--disk",
+    "--work-disk",
+    "--net",
+    "--publish",
+    "--kernel-ref",
+    "--vmm",
+    "--timeout",
+)
+FOR_COMMAND = ("--env", "--user", "--cwd")
+
+
+class Options(NamedTuple):
+    """What was asked: the image by name, what it can be made of, and what is passed on to bg-boot."""
+
+    image: str
+    source: str | None
+    may_pull: bool
+    remove: bool
+    boot: tuple[str, ...]
+    command: tuple[str, ...]
+
+    @classmethod
+    def from_arguments(cls, arguments: cli.Arguments) -> Options:
+        """Sort the options; those passed on are for bg-boot to check.
+
+        Raises BadUsage for a --pull of another word.
+        """
+        if arguments["--pull"] not in ("missing", "never"):
+            raise errors.BadUsage(f"--pull: '{arguments['--pull']}' is none of missing, never")
+        image, source = image_and_source(arguments["--image"])
+        words = tuple(word for word in arguments["COMMAND"])
+        command = (*passed_on(arguments, FOR_COMMAND), *(("--", *words) if words else ()))
+        boot = tuple(passed_on(arguments, FOR_BOOT))
+        return cls(image, source, arguments["--pull"] == "missing", bool(arguments["--rm"]), boot, command)
+
+
+def passed_on(arguments: cli.Arguments, names: Sequence[str]) -> Iterator[str]:
+    """Yield the options that were given, as words for another command line."""
+    for name in names:
+        given = arguments[name]
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None:
+                yield f"{name}={value}"
+
+
+def image_and_source(text: str) -> tuple[str, str | None]:
+    """Return the name of an image and what it can be made of, from either."""
+    from banger_tools.store import names
+
+    if text in KNOWN:
+        return text, KNOWN[text]
+    for name, source in KNOWN.items():
+        if text == source:
+            return name, source
+    if ":" in text or "/" in text:
+        return names.derived(text), text
+    return text, None
+
+
+def is_missing(name: str) -> errors.NoInput | None:
+    """Return why an image cannot be booted if that is its absence; any other trouble with it is raised."""
+    from banger_tools.store import images, records
+
+    try:
+        images.find(name, "--image")
+    except records.Missing as error:
+        return error
+    return None
+
+
+def provide(options: Options) -> None:
+    """Make the image if it is missing; of several that ask for it one does the work.
+
+    Raises NoInput if it is missing and cannot or must not be made.
+    """
+    missing = is_missing(options.image)
+    if missing is None:
+        return
+    if options.source is None or not options.may_pull:
+        raise missing
+    lock = locations.state() / "locks" / f"pull-{options.image}.lock"
+    with files.locked(lock, what=f"image '{options.image}'"):
+        if is_missing(options.image):
+            console.note(f"there is no image '{options.image}' yet: making it from {options.source}")
+            words = ("image", "pull", *console.passed_on(), f"--name={options.image}", "--", options.source)
+            pipeline.run([pipeline.Command("banger", words)], stdin=subprocess.DEVNULL, timed=False)
+
+
+def boot(options: Options) -> str:
+    """Boot the image and return the name of the machine."""
+    words = (*console.passed_on(), f"--image={options.image}", *options.boot)
+    printed = pipeline.run([pipeline.Command("bg-boot", words)], stdin=subprocess.DEVNULL, timed=False)
+    manifest: dict[str, Any] = json.loads(printed)
+    return str(manifest["vm"]["name"])
+
+
+def attach(command: pipeline.Command) -> int:
+    """Run a program on our own stdin, stdout and stderr and return its exit status, whatever signals we get."""
+    console.command(str(command))
+    process = subprocess.Popen(command.argv)
+    with _passed_to(process):
+        status = process.wait()
+    return status if status >= 0 else 128 - status
+
+
+@contextlib.contextmanager
+def _passed_to(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Leave the reaction to signals to a program: ^C reaches it by itself, the others are passed on."""
+
+    def send(number: int, _frame: object) -> None:
+        process.send_signal(number)
+
+    previous = {number: signal.signal(number, send) for number in (signal.SIGTERM, signal.SIGHUP)}
+    previous[signal.SIGINT] = signal.signal(signal.SIGINT, lambda _number, _frame: None)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def delete(name: str) -> None:
+    """Delete a machine that runs; there is nothing on its disks to be saved."""
+    words = (*console.passed_on(), "--force", f"--delete={name}")
+    pipeline.run([pipeline.Command("bg-boot", words)], stdin=subprocess.DEVNULL, timed=False)
+
+
+def work(arguments: cli.Arguments) -> int:
+    """Boot, run the command, clean up, and return the command's status."""
+    options = Options.from_arguments(arguments)
+    provide(options)
+    name = boot(options)
+    try:
+        status = attach(pipeline.Command("bg-boot", (f"--exec={name}", *options.command)))
+    finally:
+        if options.remove:
+            delete(name)
+    if not options.remove:
+        console.note(f"'{name}' runs on: bg-boot --exec {name}, bg-boot --stop {name}, bg-boot --delete {name}")
+    return status
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    return cli.run(__doc__ or "", argv, work, nested=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
