@@ -140,6 +140,10 @@ class Vm(Struct, frozen=True, omit_defaults=True):
     pid: int
     state: str
     console: str
+    accelerator: str | None = None
+    cpus: int | None = None
+    memory: int | None = None
+    publish: list[str] = []
     address: str | None = None
     boot_seconds: float | None = None
 

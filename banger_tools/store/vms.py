@@ -1,0 +1,63 @@
+"""The virtual machines in the store: `vms/NAME/{vm.json, image.json, disks, sockets, logs}`, private to their owner."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from banger_tools import errors, files, locations, manifest
+from banger_tools.store import names, records, staging
+from banger_tools.vmm import spec as specs
+
+WHAT = "VM"
+
+
+def root() -> Path:
+    """Return the folder of all machines."""
+    return locations.state() / "vms"
+
+
+def listed() -> list[str]:
+    """Return the names of all machines, sorted."""
+    try:
+        found = sorted(os.listdir(root()))
+    except FileNotFoundError:
+        return []
+    return [name for name in found if not staging.is_staging(name) and (root() / name).is_dir()]
+
+
+def folder(name: str) -> Path:
+    """Return the folder that a machine of this name has, or would have."""
+    return root() / names.check_vm(name)
+
+
+def load(name: str) -> specs.Record:
+    """Return a machine's record.
+
+    Raises records.Missing, Denied, or BadInput if what is there is broken.
+    """
+    place = folder(name)
+    try:
+        record = records.read(place, specs.RECORD, specs.Record, WHAT)
+    except records.Missing as error:
+        error.hint = f"VMs here: {', '.join(listed()) or 'none'}"
+        raise
+    if record.schema != specs.SCHEMA:
+        raise errors.BadInput(f"the VM '{name}' has the schema '{record.schema}', and we read '{specs.SCHEMA}'")
+    return record
+
+
+def save(record: specs.Record) -> None:
+    """Write a machine's record."""
+    records.write(folder(record.spec.name), specs.RECORD, record)
+
+
+def image(name: str) -> manifest.Manifest:
+    """Return the manifest that a machine was made from."""
+    path = folder(name) / specs.IMAGE
+    return manifest.loads(files.read_small(path, manifest.LIMIT, "a manifest"), f"'{path}'")
+
+
+def lock_path(name: str) -> Path:
+    """Return the lock that whoever starts, stops or deletes a machine holds meanwhile."""
+    return locations.state() / "locks" / f"vm-{name}"

@@ -1,0 +1,126 @@
+"""A process that outlives the program that started it, known to be alive by a lock that it holds.
+
+The lock is one of the open file (fcntl(2), "open file description locks"): the child inherits it, nobody can hold it
+for longer than the child lives, and asking about it does not take it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import struct
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from banger_tools import console, errors
+
+LOCK = "vmm.lock"
+_FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, pid
+_POLL = 0.02
+
+
+def _flock(kind: int) -> bytes:
+    return struct.pack(_FLOCK, kind, os.SEEK_SET, 0, 0, 0)
+
+
+def is_alive(folder: Path) -> bool:
+    """Tell whether the process of a folder lives."""
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK))
+        return bool(struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK)
+    finally:
+        os.close(descriptor)
+
+
+def take(folder: Path) -> int:
+    """Take the lock of a folder for a process to come, and return its descriptor.
+
+    Raises CannotCreate if a process holds it.
+    """
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK))
+    except OSError as error:
+        os.close(descriptor)
+        raise errors.CannotCreate(f"the VM '{folder.name}' is running already") from error
+    return descriptor
+
+
+def start(argv: Sequence[str], folder: Path, log: Path) -> int:
+    """Start a program in `folder` that holds its lock, in a session of its own, and return its process id.
+
+    It has no terminal, reads nothing, writes to `log`, and all that it makes is private.
+    """
+    import shlex
+    import subprocess
+
+    console.command(shlex.join(argv))
+    lock = take(folder)
+    try:
+        with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as output:
+            child = subprocess.Popen(
+                argv,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=(lock,),
+                start_new_session=True,
+                umask=0o077,
+            )
+    except OSError as error:
+        raise errors.os_error(error, f"cannot run '{argv[0]}'") from error
+    finally:
+        os.close(lock)
+    _children.append(child)
+    return child.pid
+
+
+_children: list[object] = []  # Popen objects: one that is collected while its process lives would warn
+
+
+def wait_gone(folder: Path, seconds: float) -> bool:
+    """Tell whether the process of a folder ends within some seconds."""
+    deadline = time.monotonic() + seconds
+    while is_alive(folder):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_POLL)
+    return True
+
+
+def start_time(pid: int) -> int:
+    """Return when a process started in ticks since boot, or 0 if there is none (proc(5), stat, field 22)."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(text.rpartition(")")[2].split()[19])
+
+
+def boot_id() -> str:
+    """Return what tells this boot of the host from all others."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def kill(folder: Path, pid: int, started: int) -> None:
+    """Kill the process of a folder, and no other: only if it lives and the id is still its own."""
+    if not is_alive(folder) or start_time(pid) != started:
+        return
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        if start_time(pid) == started:  # the descriptor pins the id that was just checked
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(descriptor)

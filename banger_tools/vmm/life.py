@@ -1,0 +1,213 @@
+"""The life of a machine: made, started, stopped, deleted; each step is undone if it fails.
+
+Whoever changes a machine holds its lock; making one needs none, since its name appears in one rename.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from msgspec import structs
+
+from banger_tools import console, errors, files
+from banger_tools.manifest import Manifest, Vm
+from banger_tools.store import staging, vms
+from banger_tools.vmm import disks, guest_config, holder, interface
+from banger_tools.vmm import spec as specs
+
+START_SECONDS = 20.0  # for the monitor itself to answer
+LOCK_SECONDS = 60.0
+_LOG_LINES = 12
+_KILL_SECONDS = 5.0
+
+
+class Sources(NamedTuple):
+    """What a machine's disks are made from; sizes in bytes, None: as large as the source."""
+
+    rootfs: Path
+    work_seed: Path | None
+    disk_size: int | None
+    work_size: int | None
+
+
+@contextlib.contextmanager
+def held(name: str) -> Iterator[None]:
+    """Hold the lock of a machine."""
+    with files.locked(vms.lock_path(name), wait=LOCK_SECONDS, what=f"the VM '{name}'"):
+        yield
+
+
+def create(spec: specs.Spec, sources: Sources, image: Manifest) -> Path:
+    """Make a machine's folder with its disks, whole or not at all, and return it.
+
+    Raises CannotCreate if the name is taken.
+    """
+    target = vms.folder(spec.name)
+    with console.step("disks made"), staging.staged(target, what=vms.WHAT) as folder:
+        disks.place(sources.rootfs, folder / specs.ROOT_DISK, sources.disk_size, "--disk")
+        if sources.work_seed:
+            disks.place(sources.work_seed, folder / specs.WORK_DISK, sources.work_size, "--work-disk")
+        elif sources.work_size:
+            disks.empty(folder / specs.WORK_DISK, sources.work_size)
+        (folder / specs.IMAGE).write_text(image.dumps())
+        _write_record(folder, specs.Record(specs.SCHEMA, spec))
+    return target
+
+
+def _write_record(folder: Path, record: specs.Record) -> None:
+    from banger_tools.store import records
+
+    records.write(folder, specs.RECORD, record)
+
+
+def start(name: str) -> specs.Record:
+    """Start a machine that does not run, and return its record with the process in it.
+
+    Raises CannotCreate if it runs already, Unavailable with the monitor's last words if it does not start.
+    """
+    record, folder = vms.load(name), vms.folder(name)
+    spec = record.spec
+    monitor = interface.monitor(spec.vmm)
+    monitor.check(spec)
+    accelerator = monitor.accelerator(spec)
+    _clear(folder)
+    guest_config.write(spec, folder, power=monitor.POWER)
+    with console.step(f"VM '{name}' started with {spec.vmm} ({accelerator})"):
+        pid = holder.start(monitor.command(spec, folder, accelerator), folder, folder / specs.LOG)
+        process = specs.Process(pid, holder.start_time(pid), holder.boot_id(), accelerator)
+        record = structs.replace(record, process=process, boot_seconds=None)
+        vms.save(record)
+        if not monitor.wait_started(folder, time.monotonic() + START_SECONDS):
+            kill(record)
+            raise errors.Unavailable(f"the VM '{name}' did not start", last_words(folder / specs.LOG))
+    return record
+
+
+def _clear(folder: Path) -> None:
+    """Remove the sockets and the console of the run before."""
+    if holder.is_alive(folder):
+        raise errors.CannotCreate(f"the VM '{folder.name}' is running already")
+    for path in [*folder.glob("*.sock"), folder / specs.CONSOLE]:
+        path.unlink(missing_ok=True)
+
+
+def wait_ready(record: specs.Record, began: float, timeout: float) -> specs.Record:
+    """Wait until the guest's agent answers, and return the record with the seconds since `began`.
+
+    Raises Retry after `timeout` seconds, Unavailable if the machine ended; both show the end of its console.
+    """
+    name, folder = record.spec.name, vms.folder(record.spec.name)
+    agent = interface.monitor(record.spec.vmm).agent(folder)
+    try:
+        agent.wait_ready(began + timeout, lambda: holder.is_alive(folder))
+    except errors.BangerError as error:
+        alive = holder.is_alive(folder)
+        message = f"the agent in the VM '{name}' did not answer within {timeout:.0f} seconds"
+        kind, text = (
+            (errors.Retry, message) if alive else (errors.Unavailable, f"the VM '{name}' ended while it booted")
+        )
+        raise kind(text, last_words(folder / specs.CONSOLE)) from error
+    record = structs.replace(record, boot_seconds=round(time.monotonic() - began, 3))
+    vms.save(record)
+    return record
+
+
+def last_words(path: Path) -> str | None:
+    """Return the last lines of a log, for an error's hint."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(path.stat().st_size - 8192, 0))
+            lines = file.read().decode(errors="replace").replace("\r", "").splitlines()
+    except OSError:
+        return None
+    shown = [line for line in lines if line.strip()][-_LOG_LINES:]
+    return "\n".join([f"the last lines of '{path}':", *shown]) if shown else None
+
+
+def stop(record: specs.Record, timeout: float) -> str:
+    """End a machine, and return how: `agent`, `power button`, `quit` or `kill`; at once if it does not run.
+
+    The agent syncs and shuts down; if the machine still lives after `timeout` seconds it is asked in ruder ways.
+    """
+    folder = vms.folder(record.spec.name)
+    monitor = interface.monitor(record.spec.vmm)
+    if not holder.is_alive(folder):
+        return "not running"
+    with console.step(f"VM '{record.spec.name}' stopped"):
+        if _shut_down(monitor, folder) and holder.wait_gone(folder, timeout):
+            return "agent"
+        monitor.press_power(folder)
+        if holder.wait_gone(folder, min(timeout, _KILL_SECONDS)):
+            return "power button"
+        console.warning(f"the VM '{record.spec.name}' did not power off and is ended")
+        monitor.quit(folder)
+        if holder.wait_gone(folder, _KILL_SECONDS):
+            return "quit"
+        kill(record)
+        return "kill"
+
+
+def _shut_down(monitor: interface.Monitor, folder: Path) -> bool:
+    """Ask the agent to sync and to shut down; tell whether it took the order."""
+    try:
+        agent = monitor.agent(folder)
+        agent.sync()
+        agent.shutdown("graceful")
+    except (errors.BangerError, OSError) as error:
+        console.command(f"# the agent did not shut down: {error}")
+        return False
+    return True
+
+
+def kill(record: specs.Record) -> None:
+    """End the monitor's process without asking.
+
+    Raises Retry if even that does not help: the process hangs in the kernel.
+    """
+    folder = vms.folder(record.spec.name)
+    if record.process:
+        holder.kill(folder, record.process.pid, record.process.start_time)
+    if not holder.wait_gone(folder, _KILL_SECONDS):
+        raise errors.Retry(f"the process of the VM '{record.spec.name}' does not end")
+
+
+def delete(name: str, *, force: bool) -> None:
+    """Remove a machine and its disks; a running one only with `force`, which kills it.
+
+    Raises CannotCreate if it runs.
+    """
+    folder = vms.folder(name)
+    record = vms.load(name)
+    if holder.is_alive(folder):
+        if not force:
+            raise errors.CannotCreate(f"the VM '{name}' is running", f"bg-boot --stop {name}, or add --force")
+        kill(record)
+    staging.retire(folder)
+
+
+def state(record: specs.Record) -> str:
+    """Return `running` or `stopped`."""
+    return "running" if holder.is_alive(vms.folder(record.spec.name)) else "stopped"
+
+
+def described(record: specs.Record) -> Vm:
+    """Return the manifest's words for a machine."""
+    spec, folder = record.spec, vms.folder(record.spec.name)
+    running = state(record) == "running"
+    return Vm(
+        name=spec.name,
+        path=str(folder),
+        vmm=spec.vmm,
+        pid=record.process.pid if record.process and running else 0,
+        state="running" if running else "stopped",
+        console=str(folder / specs.CONSOLE),
+        accelerator=record.process.accelerator if record.process else None,
+        cpus=spec.cpus,
+        memory=spec.memory,
+        publish=[f"{f.host}:{f.host_port}:{f.guest_port}/{f.protocol}" for f in spec.forwards],
+        boot_seconds=record.boot_seconds,
+    )

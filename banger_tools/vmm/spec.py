@@ -1,0 +1,163 @@
+"""What a virtual machine is made of: the record in its folder, and the words of the command line that shape it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from msgspec import Struct
+
+from banger_tools import errors
+
+SCHEMA = "banger-vm/1"
+RECORD, IMAGE = "vm.json", "image.json"
+ROOT_DISK, WORK_DISK, CONFIG_DISK, CONSOLE, LOG = "root.ext4", "work.ext4", "config.img", "console.log", "vmm.log"
+NETWORKS = ("user", "none")
+MOST_CPUS = 255
+LEAST_MEMORY = 64 << 20
+
+
+class Forward(Struct, frozen=True):
+    """A port of the host that leads to one of the guest."""
+
+    host_port: int
+    guest_port: int
+    host: str = "127.0.0.1"
+    protocol: str = "tcp"
+
+
+class Boot(Struct, frozen=True):
+    """What is booted: absolute paths (`vmlinuz`: the same as a bzImage), and words for the kernel's command line."""
+
+    kernel: str
+    vmlinuz: str | None = None
+    initrd: str | None = None
+    append: str = ""
+
+
+class Guest(Struct, frozen=True):
+    """What the guest is told on its config disk, besides its name and its disks."""
+
+    argv: list[str] = []
+    env: list[str] = []
+    user: str = ""
+    cwd: str = "/"
+    ssh_keys: list[str] = []
+    run: bool = False
+    read_only: bool = False
+
+
+class Spec(Struct, frozen=True):
+    """A virtual machine as it was asked for; `memory` is in bytes."""
+
+    name: str
+    image: str
+    architecture: str
+    vmm: str
+    cpus: int
+    memory: int
+    net: str
+    boot: Boot
+    guest: Guest
+    forwards: list[Forward] = []
+
+
+class Process(Struct, frozen=True):
+    """The monitor's process: its id, and when it started, so that an id used again is not mistaken for it."""
+
+    pid: int
+    start_time: int
+    boot_id: str
+    accelerator: str
+
+
+class Record(Struct, frozen=True):
+    """What vm.json holds: the spec, and the process of the last start."""
+
+    schema: str
+    spec: Spec
+    process: Process | None = None
+    boot_seconds: float | None = None
+
+
+def parse_forward(text: str) -> Forward:
+    """Return the port forward `[ADDRESS:]PORT:GUESTPORT[/tcp|/udp]`; the address is 127.0.0.1 unless given.
+
+    Raises BadUsage.
+    """
+    match = re.fullmatch(r"(?:(\d+\.\d+\.\d+\.\d+):)?(\d+):(\d+)(?:/(tcp|udp))?", text)
+    if match is None:
+        raise errors.BadUsage(f"--publish: '{text}' is no port forward", "write HOSTPORT:GUESTPORT, as in 8080:80")
+    host, host_port, guest_port, protocol = match.groups()
+    ports = int(host_port), int(guest_port)
+    if not all(0 < port < 65536 for port in ports):
+        raise errors.BadUsage(f"--publish: '{text}' has a port that is not 1 to 65535")
+    return Forward(*ports, _address(host or "127.0.0.1", text), protocol or "tcp")
+
+
+def _address(host: str, text: str) -> str:
+    if any(int(part) > 255 for part in host.split(".")):
+        raise errors.BadUsage(f"--publish: '{text}' has an address that is none")
+    return host
+
+
+def refuse_taken_ports(forwards: list[Forward]) -> None:
+    """Raise CannotCreate if a port of the host is in use, or Denied if this user may not listen on it."""
+    import socket
+
+    for forward in forwards:
+        kind = socket.SOCK_STREAM if forward.protocol == "tcp" else socket.SOCK_DGRAM
+        with socket.socket(socket.AF_INET, kind) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind((forward.host, forward.host_port))
+                if kind == socket.SOCK_STREAM:
+                    listener.listen(1)
+            except PermissionError as error:
+                raise errors.os_error(error, f"--publish: port {forward.host_port}") from error
+            except OSError as error:
+                raise errors.CannotCreate(f"--publish: port {forward.host_port}: {errors.reason(error)}") from error
+
+
+def parse_cpus(text: str) -> int:
+    """Return a number of virtual CPUs; raises BadUsage."""
+    if not re.fullmatch(r"\d{1,4}", text) or not 0 < int(text) <= MOST_CPUS:
+        raise errors.BadUsage(f"--cpus: '{text}' is not 1 to {MOST_CPUS}")
+    return int(text)
+
+
+def parse_memory(text: str) -> int:
+    """Return a size of memory in bytes, whole mebibytes; raises BadUsage, also if the host has less."""
+    import os
+
+    from banger_tools import sizes
+
+    size = sizes.parse(text, "--memory") >> 20 << 20
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size < LEAST_MEMORY:
+        raise errors.BadUsage(f"--memory: '{text}' is less than {sizes.show(LEAST_MEMORY)}")
+    if size > there:
+        raise errors.BadUsage(f"--memory: '{text}' is more than this host has ({sizes.show(there)})")
+    return size
+
+
+def parse_environment(words: list[str]) -> list[str]:
+    """Return `NAME=VALUE` words as they are, after checking them; raises BadUsage."""
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if not equals or not name or "\0" in word:
+            raise errors.BadUsage(f"--env: '{word}' is not NAME=VALUE")
+    return words
+
+
+def read_ssh_key(path: Path) -> list[str]:
+    """Return the public keys in a file, one a line; raises BadInput if there is none or one is private."""
+    from banger_tools import files
+
+    text = files.read_small(path, 1 << 16, "a public key").decode("utf-8", "replace")
+    if "PRIVATE KEY" in text:
+        raise errors.BadInput(f"'{path}' is a private key", f"use the public one: {path}.pub")
+    keys = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    if not keys or not all(re.match(r"\S+ [A-Za-z0-9+/=]+", key) for key in keys):
+        raise errors.BadInput(f"'{path}' holds no ssh public key")
+    return keys
