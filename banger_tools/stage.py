@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -83,6 +85,18 @@ def input_manifest(argument: str | None) -> Manifest:
     if kind != identify.MANIFEST:
         raise wrong_input(path, kind, "a manifest")
     return read_manifest(path)
+
+
+@contextlib.contextmanager
+def edited(source: Path, outputs: Outputs) -> Iterator[tuple[Path, Path]]:
+    """Yield the image to edit and its name afterwards: `source` in place, or with -o a copy that appears when done."""
+    if outputs.output is None:
+        yield source, source
+        return
+    target = outputs.artifact(source.name)
+    with files.atomic(target, force=outputs.force) as temporary:
+        files.copy(source, temporary)
+        yield temporary, target
 
 
 def wrong_input(path: Path | None, kind: str, wanted: str) -> errors.BadInput:

@@ -67,6 +67,9 @@ class Image:
         if superblock.has("recover") or superblock.s_last_orphan:
             hint = f"replay its journal first: e2fsck -fy '{self.path}'"
             raise errors.BadInput(f"'{self.path}' was not unmounted cleanly: its journal holds changes", hint)
+        if superblock.s_state & (s.VALID_FS | s.ERROR_FS) != s.VALID_FS:
+            hint = f"an edit of it was interrupted, or it is damaged; mend it: e2fsck -fy '{self.path}'"
+            raise errors.BadInput(f"'{self.path}' is not marked clean", hint)
         known = sum(s.INCOMPAT[name] for name in _KNOWN_INCOMPAT)
         unknown = superblock.s_feature_incompat & ~known
         if unknown:

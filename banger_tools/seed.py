@@ -1,0 +1,181 @@
+"""bg-seed: copy the home folder of an ext4 image into a work seed, an ext4 file of its own.
+
+Usage:
+  bg-seed [options] [INPUT]
+
+Arguments:
+  INPUT  A manifest with an image, or an ext4 image; the manifest comes from stdin without it.
+
+Options:
+  --home=PATH              The folder to copy [default: /root].
+  -s SIZE, --size=SIZE     Size of the seed; by default what it needs and a quarter more, 64M at least.
+  --require                Fail if the image has no such folder, or an empty one.
+  @stage
+  @talk
+
+Description:
+  A VM keeps /root on a work disk of its own, made from this seed and grown when the VM is made, so that its root disk
+  can be replaced. Everything below the folder is copied exactly: links, owners, modes, times, extended attributes,
+  holes. The root of the seed belongs to 0:0 and has the mode of the folder. Nothing is mounted.
+
+  Without the folder, or with an empty one, there is a warning, and the manifest's work_seed is null with the reason:
+  an image can be published without a seed, and /root of its VMs begins empty.
+
+Examples:
+  $ bg-inject < owned.json | bg-seed > seeded.json
+  $ bg-seed --path -o home.ext4 --home=/home/me rootfs.ext4
+
+Exit status:
+  0   done
+  64  the command line is wrong, or the size too small
+  65  the input is not what it claims to be, or has no such folder (--require)
+  66  an input is missing or cannot be read
+  69  mke2fs is not installed
+  73  the seed exists already, or cannot be made
+  74  the disk is full or failed
+
+See also:
+  bg-inject(1), bg-publish(1), bg-boot(1), banger-manifest(5)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from banger_tools import cli, console, errors, files, identify, sizes, stage
+
+if TYPE_CHECKING:
+    from banger_tools.ext4.image import Image
+    from banger_tools.manifest import Manifest
+    from banger_tools.tree import Entry, Tree
+
+LEAST_SIZE = 64 << 20
+LABEL = "banger-work"
+
+
+class Options(NamedTuple):
+    """What the command line asks for."""
+
+    input: str | None
+    outputs: stage.Outputs
+    home: str
+    size: int | None
+    require: bool
+
+    @classmethod
+    def from_arguments(cls, arguments: dict[str, Any]) -> Options:
+        """Check the command line's values."""
+        home, size = arguments["--home"], arguments["--size"]
+        if not home.startswith("/"):
+            raise errors.BadUsage(f"--home: '{home}' is not an absolute path in the image")
+        return cls(
+            arguments["INPUT"],
+            stage.Outputs.from_arguments(arguments),
+            home,
+            sizes.parse(size, "--size") if size else None,
+            bool(arguments["--require"]),
+        )
+
+
+class NoHome(Exception):
+    """There is nothing to copy; the message says why."""
+
+
+def home_tree(image: Image, home: str) -> Tree:
+    """Return the tree of the home folder, its root owned by 0:0.
+
+    Raises NoHome if it is missing, no folder, or empty.
+    """
+    from banger_tools.ext4 import subtree
+    from banger_tools.tree import SourceFile, Tree
+
+    number = image.lookup(os.fsencode(home))
+    if number is None:
+        raise NoHome(f"the image has no '{home}'")
+    if image.kind(image.inode(number)) != "dir":
+        raise NoHome(f"'{home}' of the image is no folder")
+    entries = subtree.entries(image, number)
+    if len(entries) == 1:
+        raise NoHome(f"'{home}' of the image is empty")
+    # sshd's StrictModes wants the home to be root's own.
+    entries[0].uid = entries[0].gid = 0
+    return Tree([SourceFile(str(image.path), size=os.fstat(image.descriptor).st_size)], entries)
+
+
+def digest_of(entries: Sequence[Entry]) -> str:
+    """Return a digest that the seed's UUIDs are derived from."""
+    import msgspec
+
+    return f"sha256:{hashlib.sha256(msgspec.json.encode(entries)).hexdigest()}"
+
+
+def read_input(argument: str | None) -> tuple[Manifest, Path]:
+    """Return the manifest and the path of the image that INPUT is or stands for."""
+    from banger_tools import manifest
+
+    kind, path = stage.open_input(argument)
+    if kind == identify.EXT4 and path is not None:
+        return manifest.Manifest(), path
+    if kind != identify.MANIFEST:
+        raise stage.wrong_input(path, kind, "a manifest or an ext4 image")
+    given = stage.read_manifest(path)
+    rootfs = given.get("rootfs", manifest.Rootfs)
+    return given, stage.check_artifact(rootfs.path, rootfs.size, "the image")
+
+
+def make(source: Path, artifact: Path, options: Options) -> tuple[Any, int]:
+    """Make the seed of an image; return what was built and how many entries it has.
+
+    Raises NoHome if there is nothing to copy.
+    """
+    from banger_tools.ext4 import builder
+    from banger_tools.ext4.image import opened
+
+    with opened(source) as image:
+        tree = home_tree(image, options.home)
+    wanted = builder.Wanted(digest_of(tree.entries), options.size, LABEL, least=LEAST_SIZE)
+    with files.atomic(artifact, force=options.outputs.force) as temporary:
+        return builder.build(temporary, tree, wanted), len(tree.entries)
+
+
+def work(arguments: dict[str, Any]) -> None:
+    """Read the image, make the seed, print the manifest."""
+    options = Options.from_arguments(arguments)
+    artifact = options.outputs.artifact("work-seed.ext4")
+    files.refuse_existing(artifact, force=options.outputs.force)
+    manifest, source = read_input(options.input)
+    manifest.raw.pop("work_seed_reason", None)
+    try:
+        with console.step("made the work seed"):
+            built, count = make(source, artifact, options)
+    except NoHome as missing:
+        _without_seed(manifest, str(missing), required=options.require)
+        stage.print_result(manifest, "", path_only=options.outputs.path_only)
+        return
+    from banger_tools.manifest import WorkSeed
+
+    manifest.put("work_seed", WorkSeed(str(artifact), built.size, built.uuid, options.home, count))
+    manifest.record("bg-seed", {"home": options.home})
+    stage.print_result(manifest, artifact, path_only=options.outputs.path_only)
+
+
+def _without_seed(manifest: Manifest, reason: str, *, required: bool) -> None:
+    if required:
+        raise errors.BadInput(f"no work seed: {reason}")
+    console.warning(f"no work seed: {reason}; /root of the VMs will begin empty")
+    manifest.raw["work_seed"] = None
+    manifest.raw["work_seed_reason"] = reason
+    manifest.record("bg-seed", {})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run bg-seed."""
+    return cli.run(__doc__ or "", argv, work)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
