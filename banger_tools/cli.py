@@ -80,10 +80,10 @@ def status_of(error: BaseException) -> int:
             console.hint("in a checkout: make setup; else: pip install --force-reinstall banger-tools")
             return errors.Unavailable.status
         case SystemExit():
-            return error.code if isinstance(error.code, int) else 0
+            return error.code if isinstance(error.code, int) else int(error.code is not None)
     import traceback
 
-    sys.stderr.write("".join(traceback.format_exception(error)))
+    console.lines("".join(traceback.format_exception(error)))
     console.error(f"a bug in banger {__version__}: {type(error).__name__}: {error}")
     console.hint("please report it with the lines above and the command that you ran")
     return errors.BUG

@@ -84,6 +84,12 @@ def command(text: str) -> None:
         _say("run", _DIM, printable(text))
 
 
+def lines(text: str) -> None:
+    """Print lines as they are but safe for a terminal, such as a traceback; always."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write("".join(f"{printable(line)}\n" for line in text.splitlines()))
+
+
 @contextlib.contextmanager
 def step(text: str) -> Iterator[None]:
     """Time a step and print it with its seconds at -v."""

@@ -110,7 +110,7 @@ class WorkSeed(Struct, frozen=True, rename={"media_type": "mediaType"}):
 
 
 class Kernel(Struct, frozen=True, omit_defaults=True):
-    """A kernel as it stands in the store or beside an image: `kernel` is an ELF file, `vmlinuz` the same as a bzImage."""
+    """A kernel in the store or beside an image: `kernel` is an ELF file, `vmlinuz` the same as a bzImage."""
 
     name: str
     version: str
@@ -200,7 +200,8 @@ class Manifest:
     @property
     def process(self) -> dict[str, Any]:
         """The `config` object of the image: Env, Entrypoint, Cmd, User, WorkingDir, Labels."""
-        return _object(self.image.get("config") or {}, "image.config")
+        config = self.image.get("config")
+        return {} if config is None else _object(config, "image.config")
 
     @property
     def architecture(self) -> str:
