@@ -3,17 +3,37 @@
 #include "console.h"
 #include "file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Any process left that a signal to all would reach? */
+static bool is_program(const char *pid)
+{
+	char path[64], target[2];
+
+	if (pid[0] < '1' || pid[0] > '9' || atoi(pid) == 1 || atoi(pid) == getpid())
+		return false;
+	snprintf(path, sizeof path, "/proc/%.16s/exe", pid);
+	return readlink(path, target, sizeof target) > 0; /* kernel threads and zombies have none */
+}
+
+/* Any program left besides us and process 1? (A signal 0 to all would reach the kernel's threads, too.) */
 static bool others_live(void)
 {
-	return kill(-1, 0) == 0;
+	DIR *folder = opendir("/proc");
+	bool found = false;
+
+	for (struct dirent *entry; folder && !found && (entry = readdir(folder));)
+		found = is_program(entry->d_name);
+	if (folder)
+		closedir(folder);
+	return found || !folder;
 }
 
 static void end_processes(int grace_ms)

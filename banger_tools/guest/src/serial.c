@@ -86,12 +86,23 @@ struct pump {
 	int session; /* our end of the pair whose other end is served; -1: no connection */
 	bool input_ended;
 	bool got_data;
+	bool fresh; /* opened, but the driver has not called the host connected since */
 	char token[TOKEN_LENGTH + 1];
 	struct decoder decoder;
 	struct bytes raw;     /* from the port, not decoded yet */
 	struct bytes inward;  /* decoded, for the session */
 	struct bytes outward; /* encoded, for the port */
 };
+
+/* How many bytes at the front stand for themselves. */
+static size_t plain_run(const unsigned char *bytes, size_t length)
+{
+	const unsigned char *at = bytes, *end = bytes + length;
+
+	while (at < end && *at != FLAG && *at != ESCAPE)
+		at++;
+	return (size_t)(at - bytes);
+}
 
 static bool is_empty(const struct bytes *bytes)
 {
@@ -138,6 +149,7 @@ static void open_session(struct pump *pump)
 	pump->session = pair[0];
 	pump->input_ended = false;
 	pump->got_data = false;
+	pump->fresh = true;
 }
 
 /* The host repeats its hello until it hears the answer: the same token again is the same connection. */
@@ -177,6 +189,21 @@ static void take_byte(struct pump *pump, unsigned char byte)
 	}
 }
 
+/* Data without anything special needs no look at each byte: almost all of it is so. */
+static void take_run(struct pump *pump)
+{
+	struct bytes *raw = &pump->raw, *to = &pump->inward;
+	size_t length = raw->end - raw->start, space = sizeof to->bytes - to->end;
+
+	if (pump->decoder.in_control || pump->decoder.escaped || pump->session < 0 || pump->input_ended)
+		return;
+	length = plain_run(raw->bytes + raw->start, length < space ? length : space);
+	memcpy(to->bytes + to->end, raw->bytes + raw->start, length);
+	to->end += length;
+	raw->start += length;
+	pump->got_data = pump->got_data || length > 0;
+}
+
 /* Decode what came as far as the session has room for it. */
 static void decode(struct pump *pump)
 {
@@ -184,29 +211,43 @@ static void decode(struct pump *pump)
 
 	if (is_empty(&pump->inward))
 		pump->inward.start = pump->inward.end = 0;
-	while (!is_empty(raw) && pump->inward.end < sizeof pump->inward.bytes)
-		take_byte(pump, raw->bytes[raw->start++]);
+	while (!is_empty(raw) && pump->inward.end < sizeof pump->inward.bytes) {
+		take_run(pump);
+		if (!is_empty(raw) && pump->inward.end < sizeof pump->inward.bytes)
+			take_byte(pump, raw->bytes[raw->start++]);
+	}
 	if (pump->session >= 0 && pump->input_ended && is_empty(&pump->inward))
 		shutdown(pump->session, SHUT_WR);
 }
 
+/* The driver gives a page at a time: gather a few. */
 static void read_port(struct pump *pump)
 {
 	struct bytes *raw = &pump->raw;
-	ssize_t got = read(pump->port, raw->bytes, CHUNK);
+	ssize_t got;
 
-	raw->start = 0;
-	raw->end = got > 0 ? (size_t)got : 0;
+	raw->start = raw->end = 0;
+	do {
+		got = read(pump->port, raw->bytes + raw->end, CHUNK - raw->end);
+		raw->end += got > 0 ? (size_t)got : 0;
+	} while (got > 0 && raw->end < CHUNK);
 }
 
 static void encode(struct pump *pump, const unsigned char *bytes, size_t length)
 {
-	for (size_t i = 0; i < length; i++) {
-		bool special = bytes[i] == FLAG || bytes[i] == ESCAPE;
+	struct bytes *to = &pump->outward;
 
-		if (special)
-			put_byte(&pump->outward, ESCAPE);
-		put_byte(&pump->outward, special ? bytes[i] ^ FLIP : bytes[i]);
+	while (length > 0) {
+		size_t run = plain_run(bytes, length);
+
+		memcpy(to->bytes + to->end, bytes, run);
+		to->end += run;
+		if (run < length) {
+			put_byte(to, ESCAPE);
+			put_byte(to, bytes[run++] ^ FLIP);
+		}
+		bytes += run;
+		length -= run;
 	}
 }
 
@@ -236,20 +277,28 @@ static bool write_some(int fd, struct bytes *from)
 	return put >= 0 || errno == EINTR || errno == EAGAIN;
 }
 
+static void forget_host(struct pump *pump)
+{
+	close_session(pump);
+	pump->outward.start = pump->outward.end = 0;
+}
+
 /*
  * No host is connected: whatever was under way has lost its client. The driver tells of a change by SIGIO;
- * polling would return at once for ever.
+ * polling would return at once for ever. A hello can overtake the news that the host is there, so a connection
+ * just opened is given time.
  */
 static void wait_host(struct pump *pump)
 {
 	struct timespec wait = { .tv_nsec = ABSENT_WAIT_MS * 1000000L };
 	sigset_t io;
 
-	close_session(pump);
-	pump->outward.start = pump->outward.end = 0;
+	if (!pump->fresh)
+		forget_host(pump);
 	sigemptyset(&io);
 	sigaddset(&io, SIGIO);
-	sigtimedwait(&io, NULL, &wait);
+	if (sigtimedwait(&io, NULL, &wait) < 0)
+		forget_host(pump);
 }
 
 static void handle_session(struct pump *pump, short events)
@@ -280,6 +329,8 @@ static bool pump_once(struct pump *pump)
 		if (is_empty(&pump->raw) && pump->is_socket)
 			return false;
 	}
+	if (!(watch[0].revents & POLLHUP))
+		pump->fresh = false;
 	if (watch[0].revents & POLLHUP && is_empty(&pump->raw))
 		wait_host(pump);
 	else if (watch[0].revents & POLLOUT)
