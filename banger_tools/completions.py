@@ -82,8 +82,8 @@ def _bash_case(manual: docs.Manual) -> Iterator[str]:
     for option in manual.options:
         if option.value:
             value = value_of(option)
-            kind = shlex.quote(" ".join([value.kind, *value.words]))
-            yield f"        {' | '.join(_spellings(option))}) value={kind} ;;"
+            kind = " ".join([value.kind, *value.words])
+            yield f"        {' | '.join(_spellings(option))}) value='{kind}' ;;"
     yield "      esac"
     yield "      ;;"
 

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from banger_tools import __version__, completions, docs
 
@@ -24,7 +24,7 @@ ENVIRONMENT = {
     "SOURCE_DATE_EPOCH": "The time to write into artifacts where one is needed.",
     "NO_COLOR": "Say things without colours, if it is set to anything.",
 }
-_ITEM = re.compile(r"^  (\S+(?: \S+)*?)(?:  +(\S.*))?$")
+_ITEM = re.compile(r"^  (\S+(?: \S+)*?)  +(\S.*)$")
 _REFERENCE = re.compile(r"\b([a-z][a-z0-9-]*)\((\d)\)")
 
 
@@ -80,16 +80,14 @@ def literal(body: str) -> Iterator[str]:
 def items(body: str) -> Iterator[str]:
     """Yield the lines of a list: `  WORD  What it means`, further lines indented more; then perhaps prose."""
     listed, _, prose = body.partition("\n\n")
-    open_item = False
     for line in listed.splitlines():
         match = _ITEM.match(line)
-        if match and not line.startswith("   "):
-            yield from (".TP", f"\\fB{escape(match[1])}\\fR", *([_prose(match[2])] if match[2] else []))
-            open_item = True
-        elif open_item:
+        if match:
+            yield from (".TP", f"\\fB{escape(match[1])}\\fR", _prose(match[2]))
+        elif line.startswith("   "):
             yield _prose(line.strip())
         else:
-            yield _prose(line)
+            yield from (".PP", _prose(line.strip()))
     if prose:
         yield ".PP"
         yield from description(prose)
@@ -199,7 +197,7 @@ def _struct_of(kind: Any) -> tuple[Any, str]:
     inner = getattr(kind, "__args__", None)
     if inner is None:
         return kind, "An object."
-    return inner[0], "An array of objects." if kind.__origin__ is list else "An object or null."
+    return inner[0], "An array of objects." if get_origin(kind) is list else "An object or null."
 
 
 def fields_of(struct: Any) -> dict[str, tuple[str, bool]]:
