@@ -9,7 +9,7 @@ Arguments:
 Options:
   --check          Change nothing; report what differs, and exit with status 1 if anything does.
   --from=FILE      Take owners and modes from this tree.jsonl instead of the manifest's.
-  --set=SPEC       PATH=UID:GID[:MODE]: set these, and nothing else; may be given several times.
+  --set=SPEC       PATH=UID:GID[:MODE]: set these, and nothing else; may be repeated.
   @stage
   @talk
 

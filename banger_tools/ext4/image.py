@@ -18,7 +18,8 @@ from banger_tools.ext4.geometry import Geometry
 from banger_tools.ext4.structures import GroupDescriptor, Inode, Superblock
 
 _KNOWN_INCOMPAT = (
-    "filetype", "meta_bg", "extents", "64bit", "flex_bg", "ea_inode", "metadata_csum_seed", "largedir", "inline_data",
+    "filetype", "recover", "meta_bg", "extents", "64bit", "flex_bg", "ea_inode", "metadata_csum_seed", "largedir",
+    "inline_data",
 )  # fmt: skip
 _EXTENT_HEADER = struct.Struct("<HHHHI")
 _EXTENT = struct.Struct("<IHHI")
@@ -47,10 +48,12 @@ class Name(NamedTuple):
 class Image:
     """An ext4 filesystem in a file."""
 
-    def __init__(self, descriptor: int, path: Path) -> None:
+    def __init__(self, descriptor: int, path: Path, *, editing: bool = False) -> None:
         self.descriptor = descriptor
         self.path = path
         self.superblock = self.read_superblock()
+        if not editing:
+            self.refuse_unclean()
         self.geometry = Geometry(self.superblock)
         self.check_geometry()
         self.descriptors = self.read_descriptors()
@@ -64,12 +67,6 @@ class Image:
         if len(raw) != s.SUPERBLOCK_SIZE or Superblock(raw).s_magic != s.MAGIC:
             raise errors.BadInput(f"'{self.path}' is not an ext4 image")
         superblock = Superblock(raw)
-        if superblock.has("recover") or superblock.s_last_orphan:
-            hint = f"replay its journal first: e2fsck -fy '{self.path}'"
-            raise errors.BadInput(f"'{self.path}' was not unmounted cleanly: its journal holds changes", hint)
-        if superblock.s_state & (s.VALID_FS | s.ERROR_FS) != s.VALID_FS:
-            hint = f"an edit of it was interrupted, or it is damaged; mend it: e2fsck -fy '{self.path}'"
-            raise errors.BadInput(f"'{self.path}' is not marked clean", hint)
         known = sum(s.INCOMPAT[name] for name in _KNOWN_INCOMPAT)
         unknown = superblock.s_feature_incompat & ~known
         if unknown:
@@ -80,6 +77,15 @@ class Image:
         if superblock.has("bigalloc"):
             raise errors.BadInput(f"'{self.path}' uses features that are not known here: bigalloc")
         return superblock
+
+    def refuse_unclean(self) -> None:
+        """Raise BadInput for an image whose journal holds changes, or that is being edited or was left half edited."""
+        if self.superblock.has("recover") or self.superblock.s_last_orphan:
+            hint = f"replay its journal first: e2fsck -fy '{self.path}'"
+            raise errors.BadInput(f"'{self.path}' was not unmounted cleanly: its journal holds changes", hint)
+        if self.superblock.s_state & (s.VALID_FS | s.ERROR_FS) != s.VALID_FS:
+            hint = f"an edit of it was interrupted, or it is damaged; mend it: e2fsck -fy '{self.path}'"
+            raise errors.BadInput(f"'{self.path}' is not marked clean", hint)
 
     def check_geometry(self) -> None:
         g = self.geometry
@@ -276,8 +282,8 @@ _KINDS = {
 
 
 @contextlib.contextmanager
-def opened(path: Path, *, writable: bool = False) -> Iterator[Image]:
-    """Open an ext4 image.
+def opened(path: Path, *, writable: bool = False, editing: bool = False) -> Iterator[Image]:
+    """Open an ext4 image; `editing` says that it is us who marked it as not clean.
 
     Raises NoInput, Denied, or BadInput if it is no ext4, damaged, unclean, or uses unknown features.
     """
@@ -286,6 +292,6 @@ def opened(path: Path, *, writable: bool = False) -> Iterator[Image]:
     except OSError as error:
         raise errors.os_error(error, f"cannot open '{path}'") from error
     try:
-        yield Image(descriptor, path)
+        yield Image(descriptor, path, editing=editing)
     finally:
         os.close(descriptor)
