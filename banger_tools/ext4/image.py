@@ -125,7 +125,8 @@ class Image:
 
     def inode(self, number: int) -> Inode:
         """Return an inode as a copy of its bytes."""
-        return Inode(os.pread(self.descriptor, self.geometry.inode_size, self.inode_place(number)))
+        place = self.inode_place(number)
+        return Inode(os.pread(self.descriptor, self.geometry.inode_size, place), place)
 
     def kind(self, inode: Inode) -> str:
         """Return the type of an inode in the words of a tree; `socket` and `unknown` too."""
@@ -184,6 +185,8 @@ class Image:
 
     def segments(self, inode: Inode) -> list[tuple[int, int, int]]:
         """Return where the bytes of a file are: (offset in the file, offset in the image, length); holes left out."""
+        if inode.i_flags & s.INLINE_DATA_FL:
+            return self._inline_segments(inode)
         size, block_size = inode.i_size, self.geometry.block_size
         found: list[tuple[int, int, int]] = []
         for extent in self.extents(inode):
@@ -198,29 +201,39 @@ class Image:
                 found.append((start, place, length))
         return found
 
+    def _inline_segments(self, inode: Inode) -> list[tuple[int, int, int]]:
+        """Return where an inline file is: in i_block, and what does not fit there in an attribute of the inode."""
+        from banger_tools.ext4 import xattr
+
+        offset, length = xattr.inline_data_place(inode)
+        size = inode.i_size
+        if size > s.I_BLOCK_SIZE + length:
+            raise self.broken("an inline file is shorter than its size")
+        segments = [(0, inode.place + s.I_BLOCK_OFFSET, min(size, s.I_BLOCK_SIZE))]
+        if size > s.I_BLOCK_SIZE:
+            segments.append((s.I_BLOCK_SIZE, inode.place + offset, size - s.I_BLOCK_SIZE))
+        return segments
+
     def read(self, inode: Inode, limit: int) -> bytes:
         """Return the content of a file or a symlink's target, which must not be larger than `limit`."""
         size = inode.i_size
         if size > limit:
             raise self.broken(f"a file of {size} bytes where {limit} were expected at most")
-        if inode.i_flags & s.INLINE_DATA_FL:
-            return self._inline_data(inode)[:size]
-        if self.kind(inode) == "symlink" and size < s.MAX_SYMLINK_INLINE and not inode.i_flags & s.EXTENTS_FL:
+        if (
+            self.kind(inode) == "symlink"
+            and size < s.MAX_SYMLINK_INLINE
+            and not inode.i_flags & (s.EXTENTS_FL | s.INLINE_DATA_FL)
+        ):
             return inode.i_block[:size]
         data = bytearray(size)
         for start, place, length in self.segments(inode):
             data[start : start + length] = os.pread(self.descriptor, length, place)
         return bytes(data)
 
-    def _inline_data(self, inode: Inode) -> bytes:
-        from banger_tools.ext4 import xattr
-
-        return inode.i_block + xattr.inline_data(inode)
-
     def names(self, inode: Inode) -> Iterator[Name]:
         """Yield the entries of a directory, `.` and `..` left out."""
         if inode.i_flags & s.INLINE_DATA_FL:
-            data = self._inline_data(inode)
+            data = self.read(inode, self.geometry.inode_size)
             yield from self._dirents(data[4:60])  # the first four bytes are the inode of ..
             yield from self._dirents(data[60:])
             return

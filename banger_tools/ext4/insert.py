@@ -44,6 +44,7 @@ def insert(path: Path, wanted: Iterable[Placed], scratch: Path) -> list[Placed]:
         placed = _with_parents(image, [_resolved(image, one) for one in wanted])
         missing = [one for one in placed if not is_there(image, one)]
         _check_names(missing)
+        _check_folders(image, missing)
         _check_room(image, missing)
         when = max(1, image.superblock.s_mkfs_time)
     if missing:
@@ -130,6 +131,14 @@ def _check_names(missing: Sequence[Placed]) -> None:
             raise errors.BadInput(f"'{one.path}' has a quote or a control character in its name")
 
 
+def _check_folders(image: Image, missing: Sequence[Placed]) -> None:
+    """Refuse to put a file where the image has a folder; the other way round is refused by `resolve_folder`."""
+    for one in missing:
+        number = image.lookup(os.fsencode(one.path))
+        if number is not None and one.type != "dir" and image.kind(image.inode(number)) == "dir":
+            raise errors.BadInput(f"'{one.path}' is a folder in '{image.path}', and a {one.type} is to be put there")
+
+
 def _check_room(image: Image, missing: Sequence[Placed]) -> None:
     """Refuse before the first write what would not fit."""
     size = image.geometry.block_size
@@ -153,7 +162,6 @@ def _script(image: Image, missing: Sequence[Placed], scratch: Path) -> str:
             lines += _fields(one)
             continue
         if old is not None:
-            _refuse_folder(image, image.inode(old), one)
             lines.append(f'rm "{one.path}"')
         if one.type == "dir":
             lines.append(f'mkdir "{one.path}"')
@@ -164,11 +172,6 @@ def _script(image: Image, missing: Sequence[Placed], scratch: Path) -> str:
             lines += [f'cd "{folder}"', f'write "{scratch / str(number)}" "{name}"']
         lines += _fields(one)
     return "\n".join(lines) + "\n"
-
-
-def _refuse_folder(image: Image, inode: Inode, one: Placed) -> None:
-    if image.kind(inode) == "dir":
-        raise errors.BadInput(f"'{one.path}' is a folder in '{image.path}', and a {one.type} is to be put there")
 
 
 def _fields(one: Placed) -> list[str]:

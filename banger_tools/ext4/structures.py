@@ -92,6 +92,8 @@ ROOT_INO: Final = 2
 LOST_FOUND_INO: Final = 11
 GOOD_OLD_INODE_SIZE: Final = 128
 EXTRA_ISIZE: Final = 32
+I_BLOCK_OFFSET: Final = 0x28
+I_BLOCK_SIZE: Final = 60
 LINK_MAX: Final = 65000
 MAX_SYMLINK_INLINE: Final = 60  # a target shorter than this stands in i_block
 
@@ -227,7 +229,11 @@ class GroupDescriptor(Record):
 
 
 class Inode(Record):
-    """An inode of 128 bytes or more."""
+    """An inode of 128 bytes or more; `place` is its byte offset in the image."""
+
+    def __init__(self, raw: bytes | bytearray, place: int = 0) -> None:
+        super().__init__(raw)
+        self.place = place
 
     i_mode = Field(0x0, "H")
     i_uid = Wide(0x2, "H", 0x78, "H")
@@ -249,7 +255,7 @@ class Inode(Record):
 
     @property
     def i_block(self) -> bytes:
-        return bytes(self.raw[0x28:0x64])
+        return bytes(self.raw[I_BLOCK_OFFSET : I_BLOCK_OFFSET + I_BLOCK_SIZE])
 
     @property
     def extra_isize(self) -> int:

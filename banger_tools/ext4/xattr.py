@@ -157,9 +157,13 @@ def in_inode(inode: Inode) -> Iterator[tuple[str, bytes]]:
             yield _named(index, name, value)
 
 
-def inline_data(inode: Inode) -> bytes:
-    """Return the part of an inline file that is kept as an attribute."""
-    return next((value for index, name, value in _in_inode(inode) if (index, name) == _INLINE_DATA), b"")
+def inline_data_place(inode: Inode) -> tuple[int, int]:
+    """Return offset and length, in the inode, of the part of an inline file that is kept as an attribute."""
+    start = s.GOOD_OLD_INODE_SIZE + inode.extra_isize + 4
+    for _, index, name, offset, size in _headers(bytes(inode.raw[start - 4 :]), 4):
+        if (index, name) == _INLINE_DATA:
+            return start + offset, size
+    return 0, 0
 
 
 def _in_inode(inode: Inode) -> Iterator[Attribute]:
@@ -177,7 +181,8 @@ def in_block(block: bytes) -> Iterator[tuple[str, bytes]]:
         yield _named(index, name, value)
 
 
-def _entries(area: bytes, start: int, base: int) -> Iterator[Attribute]:
+def _headers(area: bytes, start: int) -> Iterator[tuple[int, int, bytes, int, int]]:
+    """Yield the entries of an attribute area: place, index, rest of the name, offset and size of the value."""
     at = start
     while at + 4 <= len(area) and area[at : at + 4] != b"\0\0\0\0":
         if at + _ENTRY.size > len(area):
@@ -186,10 +191,17 @@ def _entries(area: bytes, start: int, base: int) -> Iterator[Attribute]:
         name = area[at + _ENTRY.size : at + _ENTRY.size + name_length]
         if value_inode:
             raise errors.BadInput("an xattr is kept in an inode of its own, which is not supported")
-        if base + offset + size > len(area) or len(name) != name_length:
+        if len(name) != name_length:
             raise errors.BadInput("an xattr entry is malformed")
-        yield index, name, area[base + offset : base + offset + size]
+        yield at, index, name, offset, size
         at += _round(_ENTRY.size + name_length)
+
+
+def _entries(area: bytes, start: int, base: int) -> Iterator[Attribute]:
+    for _, index, name, offset, size in _headers(area, start):
+        if base + offset + size > len(area):
+            raise errors.BadInput("an xattr value is malformed")
+        yield index, name, area[base + offset : base + offset + size]
 
 
 def _named(index: int, name: bytes, value: bytes) -> tuple[str, bytes]:
