@@ -1,0 +1,239 @@
+# Written by `make docs`; edit the program's docstring instead.
+# shellcheck shell=bash
+
+# Sets options, argument and value: what program $1 takes, and what may stand for the value of its option $2.
+_banger_about() {
+  options='' argument=any value=''
+  case $1 in
+    bg-fetch)
+      options='--platform= --pull= --offline --verify --plain-http= --ca-file= --creds= --creds-stdin --max-layer= --max-image= --directory= --output= --force --path --quiet --progress= --help --version -v' argument=file
+      case $2 in
+        --platform) value='any' ;;
+        --pull) value='any' ;;
+        --plain-http) value='any' ;;
+        --ca-file) value='file' ;;
+        --creds) value='any' ;;
+        --max-layer) value='any' ;;
+        --max-image) value='any' ;;
+        -C | --directory) value='folder' ;;
+        -o | --output) value='file' ;;
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    bg-flatten)
+      options='--limit-entries= --directory= --output= --force --path --quiet --progress= --help --version -v' argument=file
+      case $2 in
+        --limit-entries) value='any' ;;
+        -C | --directory) value='folder' ;;
+        -o | --output) value='file' ;;
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    bg-mkext4)
+      options='--size= --label= --uuid= --directory= --output= --force --path --quiet --progress= --help --version -v' argument=file
+      case $2 in
+        -s | --size) value='any' ;;
+        -L | --label) value='any' ;;
+        -U | --uuid) value='any' ;;
+        -C | --directory) value='folder' ;;
+        -o | --output) value='file' ;;
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    bg-chown)
+      options='--check --from= --set= --directory= --output= --force --path --quiet --progress= --help --version -v' argument=file
+      case $2 in
+        --from) value='file' ;;
+        --set) value='any' ;;
+        -C | --directory) value='folder' ;;
+        -o | --output) value='file' ;;
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    bg-inject)
+      options='--ssh-key= --file= --hostname= --no-agent --directory= --output= --force --path --quiet --progress= --help --version -v' argument=file
+      case $2 in
+        --ssh-key) value='file' ;;
+        --file) value='any' ;;
+        --hostname) value='any' ;;
+        -C | --directory) value='folder' ;;
+        -o | --output) value='file' ;;
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    bg-seed)
+      options='--home= --size= --require --directory= --output= --force --path --quiet --progress= --help --version -v' argument=file
+      case $2 in
+        --home) value='file' ;;
+        -s | --size) value='any' ;;
+        -C | --directory) value='folder' ;;
+        -o | --output) value='file' ;;
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    bg-publish)
+      options='--name= --replace --move --kernel-ref= --no-kernel --path --quiet --progress= --help --version -v' argument=file
+      case $2 in
+        --name) value='any' ;;
+        --kernel-ref) value='file' ;;
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    bg-boot)
+      options='--image= --name= --vmm= --cpus= --memory= --disk= --work-disk= --net= --publish= --env= --ssh-key= --read-only --run --kernel-ref= --kernel= --initrd= --append= --wait= --timeout= --keep --start= --stop= --delete= --show= --exec= --user= --cwd= --force --path --quiet --progress= --help --version -v' argument=file
+      case $2 in
+        --image) value='any' ;;
+        --name) value='any' ;;
+        --vmm) value='words auto qemu' ;;
+        --cpus) value='any' ;;
+        --memory) value='any' ;;
+        --disk) value='any' ;;
+        --work-disk) value='any' ;;
+        --net) value='words user none' ;;
+        --publish) value='any' ;;
+        --env) value='any' ;;
+        --ssh-key) value='file' ;;
+        --kernel-ref) value='file' ;;
+        --kernel) value='file' ;;
+        --initrd) value='file' ;;
+        --append) value='any' ;;
+        --wait) value='words agent none' ;;
+        --timeout) value='any' ;;
+        --start) value='any' ;;
+        --stop) value='any' ;;
+        --delete) value='any' ;;
+        --show) value='any' ;;
+        --exec) value='any' ;;
+        --user) value='any' ;;
+        --cwd) value='folder' ;;
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    banger)
+      options='--quiet --progress= --help --version -v' argument=any
+      case $2 in
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger image pull')
+      options='--name= --replace --size= --platform= --pull= --offline --kernel-ref= --keep-work= --json --quiet --progress= --help --version -v' argument=file
+      case $2 in
+        --name) value='any' ;;
+        --size) value='any' ;;
+        --platform) value='any' ;;
+        --pull) value='words missing always never' ;;
+        --kernel-ref) value='file' ;;
+        --keep-work) value='folder' ;;
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger image list')
+      options='--json --names --quiet --progress= --help --version -v' argument=any
+      case $2 in
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger vm run')
+      options='--image= --name= --rm --pull= --cpus= --memory= --disk= --work-disk= --net= --publish= --env= --user= --cwd= --kernel-ref= --vmm= --timeout= --quiet --progress= --help --version -v' argument=any
+      case $2 in
+        --image) value='image' ;;
+        --name) value='any' ;;
+        --pull) value='words missing never' ;;
+        --cpus) value='any' ;;
+        --memory) value='any' ;;
+        --disk) value='any' ;;
+        --work-disk) value='any' ;;
+        --net) value='words user none' ;;
+        --publish) value='any' ;;
+        --env) value='any' ;;
+        --user) value='any' ;;
+        --cwd) value='any' ;;
+        --kernel-ref) value='file' ;;
+        --vmm) value='words auto qemu' ;;
+        --timeout) value='any' ;;
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger build')
+      options='--from= --to= --directory= --force --name= --size= --platform= --keep-manifests --quiet --progress= --help --version -v' argument=file
+      case $2 in
+        --from) value='words fetch flatten mkext4 chown inject seed publish boot' ;;
+        --to) value='words fetch flatten mkext4 chown inject seed publish boot' ;;
+        -C | --directory) value='folder' ;;
+        --name) value='any' ;;
+        --size) value='any' ;;
+        --platform) value='any' ;;
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger doctor')
+      options='--json --quiet --progress= --help --version -v' argument=any
+      case $2 in
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+  esac
+}
+
+# Prints the words of one kind that begin with $2.
+_banger_words() {
+  local kind=${1%% *} rest=${1#* }
+  case $kind in
+    folder) compgen -d -- "$2" ;;
+    file) compgen -f -- "$2" ;;
+    image) compgen -W "$(banger image list --names 2>/dev/null)" -- "$2" ;;
+    words) compgen -W "$rest" -- "$2" ;;
+  esac
+}
+
+_banger_commands='image pull
+image list
+vm run
+build
+doctor'
+
+# Sets name to the program that the words before the cursor call, or group to the first of a command's two words.
+_banger_name() {
+  local word found=() nl=$'
+'
+  name=${COMP_WORDS[0]##*/} group=''
+  [[ $name == banger ]] || return
+  for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+    [[ $word == -* ]] || found+=("$word")
+  done
+  if [[ $nl$_banger_commands$nl == *"$nl${found[0]-} ${found[1]-}$nl"* ]]; then
+    name="banger ${found[0]} ${found[1]}"
+  elif [[ $nl$_banger_commands$nl == *"$nl${found[0]-}$nl"* ]]; then
+    name="banger ${found[0]}"
+  else
+    group=${found[0]-}
+  fi
+}
+
+_banger() {
+  local name group options argument value cur prev
+  _banger_name
+  cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
+  if [[ $cur == = ]]; then
+    cur=''
+  elif [[ $prev == = ]]; then
+    prev=${COMP_WORDS[COMP_CWORD - 2]}
+  fi
+  _banger_about "$name" "$prev"
+  if [[ -n $value ]]; then
+    mapfile -t COMPREPLY < <(_banger_words "$value" "$cur")
+    [[ $value == folder || $value == file ]] && compopt -o filenames
+  elif [[ -n $group ]]; then
+    mapfile -t COMPREPLY < <(compgen -W "$(sed -n "s/^$group //p" <<<"$_banger_commands")" -- "$cur")
+  elif [[ $name == banger && $cur != -* ]]; then
+    mapfile -t COMPREPLY < <(compgen -W "$(cut -d ' ' -f 1 <<<"$_banger_commands" | sort -u)" -- "$cur")
+  elif [[ $cur == -* ]]; then
+    mapfile -t COMPREPLY < <(compgen -W "$options" -- "$cur")
+    [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]] && compopt -o nospace
+  else
+    mapfile -t COMPREPLY < <(_banger_words "$argument" "$cur")
+    compopt -o filenames
+  fi
+}
+
+complete -F _banger bg-fetch bg-flatten bg-mkext4 bg-chown bg-inject bg-seed bg-publish bg-boot banger
