@@ -378,7 +378,10 @@ def _start_again(name: str, timeout: float, *, wait: bool) -> Record:
     began = time.monotonic()
     record = life.start(name)
     try:
-        return life.wait_ready(record, began, timeout) if wait else record
+        if wait:
+            with console.step(f"agent of '{name}' answered"):
+                record = life.wait_ready(record, began, timeout)
+        return record
     except BaseException:
         life.kill(record)
         raise
