@@ -109,7 +109,8 @@ def read_input(argument: str | None) -> tuple[Manifest, Tree, str]:
     given = stage.read_manifest(path)
     section = given.get("tree", manifest.Tree)
     found = stage.check_artifact(section.path, section.size, "the tree")
-    return given, tree.read(found, digest=section.digest), section.digest
+    with console.step("read the tree"):
+        return given, tree.read(found, digest=section.digest), section.digest
 
 
 def _tree_of_tar(path: Path) -> tuple[Manifest, Tree, str]:
@@ -127,8 +128,7 @@ def work(arguments: dict[str, Any]) -> None:
     options = Options.from_arguments(arguments)
     artifact = options.outputs.artifact("rootfs.ext4")
     files.refuse_existing(artifact, force=options.outputs.force)
-    with console.step("read the tree"):
-        manifest, tree, digest = read_input(options.input)
+    manifest, tree, digest = read_input(options.input)
     from banger_tools.ext4 import builder
     from banger_tools.manifest import Rootfs
 

@@ -16,7 +16,6 @@ from banger_tools import console, errors, process, sizes
 from banger_tools.ext4 import structures as s
 from banger_tools.ext4.editor import editing
 from banger_tools.ext4.image import Image, opened
-from banger_tools.ext4.structures import Inode
 
 MAX_LINKS_FOLLOWED = 40
 _TYPES = {"file": s.S_IFREG, "dir": s.S_IFDIR, "symlink": s.S_IFLNK}
