@@ -21,7 +21,7 @@ from banger_tools.vmm import spec as specs
 
 START_SECONDS = 20.0  # for the monitor itself to answer
 LOCK_SECONDS = 60.0
-_LOG_LINES = 12
+_LOG_LINES, _LOG_BYTES = 12, 16384
 _KILL_SECONDS = 5.0
 
 
@@ -117,15 +117,17 @@ def wait_ready(record: specs.Record, began: float, timeout: float) -> specs.Reco
 
 
 def last_words(path: Path) -> str | None:
-    """Return the last lines of a log, for an error's hint."""
+    """Return the end of a log for an error's hint: from a kernel's panic on if there is one, else the last lines."""
     try:
         with open(path, "rb") as file:
-            file.seek(max(path.stat().st_size - 8192, 0))
-            lines = file.read().decode(errors="replace").replace("\r", "").splitlines()
+            file.seek(max(path.stat().st_size - _LOG_BYTES, 0))
+            text = file.read().decode(errors="replace").replace("\r", "")
     except OSError:
         return None
-    shown = [line for line in lines if line.strip()][-_LOG_LINES:]
-    return "\n".join([f"the last lines of '{path}':", *shown]) if shown else None
+    lines = [line for line in text.splitlines() if line.strip()]
+    panic = next((number for number, line in enumerate(lines) if "Kernel panic" in line), None)
+    shown = lines[-_LOG_LINES:] if panic is None else lines[panic : panic + _LOG_LINES]
+    return "\n".join([f"the end of '{path}':", *shown]) if shown else None
 
 
 def stop(record: specs.Record, timeout: float) -> str:

@@ -1,0 +1,406 @@
+"""bg-boot: real machines, from the command line to the guest and back."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import machines, support
+
+pytestmark = pytest.mark.boot
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with one published image: a busybox without init, and a work seed; and the kernel of this host's apt."""
+    support.need("apt-get", "dpkg-deb", "busybox")
+    folder = tmp_path_factory.mktemp("boot")
+    content = machines.busybox_root(folder / "root-folder")
+    disk = machines.mke2fs(folder / "tiny.ext4", content, "64M", "-E", "root_owner=0:0")
+    dotfiles = folder / "seed-folder"
+    dotfiles.mkdir(mode=0o700)
+    (dotfiles / ".profile").write_text("greeting=hello\n")
+    seed = machines.mke2fs(folder / "seed.ext4", dotfiles, "8M", "-E", "root_owner=0:0")
+    section = {"path": str(seed), "size": seed.stat().st_size, "uuid": "", "home": "/root", "entries": 1}
+    config = {"Env": ["PATH=/bin", "FROM_IMAGE=yes"], "Entrypoint": ["/bin/sh", "-c", "echo main ran; exit 0"]}
+    text = machines.manifest(disk, work_seed=section, image={"architecture": "amd64", "config": config})
+    done = support.run("bg-publish", "--name=tiny", stdin=text, env={"BANGER_HOME": str(folder / "home")})
+    if b"cannot download the package" in done.stderr:
+        support.cannot(done.stderr.decode())
+    assert done.returncode == 0, done.stderr.decode()
+    return folder / "home"
+
+
+@pytest.fixture(autouse=True)
+def _use_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BANGER_HOME", str(home))
+
+
+def boot(*words: str) -> dict[str, Any]:
+    """Boot a machine that must come up, and return its section of the manifest."""
+    vm = support.manifest_of(support.run_ok("bg-boot", "--image=tiny", *words))["vm"]
+    assert isinstance(vm, dict)
+    return vm
+
+
+def guest(name: str, script: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return support.run("bg-boot", f"--exec={name}", "--", "sh", "-c", script, stdin=stdin)
+
+
+def said(name: str, script: str) -> str:
+    done = guest(name, script)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+def show(name: str) -> dict[str, Any]:
+    vm = support.manifest_of(support.run_ok("bg-boot", f"--show={name}"))["vm"]
+    assert isinstance(vm, dict)
+    return vm
+
+
+def delete(name: str) -> None:
+    support.run("bg-boot", f"--delete={name}", "--force")
+
+
+def vm_folders(home: Path) -> list[str]:
+    folder = home / "state" / "vms"
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def monitors(home: Path) -> list[int]:
+    """Return the processes whose working folder is that of a machine of this home."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.readlink(process / "cwd").startswith(f"{home}/state/vms/"):
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+def fsck(disk: Path, *flags: str) -> int:
+    argv = ["e2fsck", "-f", *(flags or ["-n"]), str(disk)]
+    return subprocess.run(argv, capture_output=True, env=support.environment()).returncode
+
+
+@pytest.fixture(scope="module")
+def shared(home: Path) -> Iterator[str]:
+    """The name of a machine that several tests only look at."""
+    env = {"BANGER_HOME": str(home)}
+    done = support.run("bg-boot", "--image=tiny", "--name=shared", "--env=ASKED=too", "--env=FROM_IMAGE=no", env=env)
+    assert done.returncode == 0, done.stderr.decode()
+    yield "shared"
+    support.run("bg-boot", "--delete=shared", "--force", env=env)
+
+
+def test_booted_machine_is_described(shared: str, home: Path) -> None:
+    vm = show(shared)
+    assert (vm["state"], vm["name"], vm["vmm"]) == ("running", shared, "qemu")
+    assert vm["pid"] in monitors(home)
+    assert 0 < vm["boot_seconds"] < 120
+    assert Path(vm["path"]).stat().st_mode & 0o777 == 0o700
+
+
+def test_streams_are_kept_apart_and_the_status_is_verbatim(shared: str) -> None:
+    done = guest(shared, "cat; echo err >&2; exit 42", stdin=b"through\n" * 10_000)
+    assert done.returncode == 42
+    assert done.stdout == b"through\n" * 10_000
+    assert done.stderr == b"err\n"
+
+
+def test_command_killed_by_a_signal_ends_with_128_and_its_number(shared: str) -> None:
+    assert guest(shared, "kill -9 $$").returncode == 128 + 9
+
+
+def test_command_that_is_not_there_ends_with_127(shared: str) -> None:
+    done = support.run("bg-boot", f"--exec={shared}", "--", "no-such-program")
+    assert done.returncode == 127
+    assert b"no-such-program" in done.stderr
+
+
+def test_arguments_arrive_as_they_are(shared: str) -> None:
+    words = ["a b", "$HOME", "'", '"', "\\", "", "é", "-x", "--"]
+    done = support.run("bg-boot", f"--exec={shared}", "--", "sh", "-c", 'printf "%s\\n" "$@"', "sh", *words)
+    assert done.stdout.decode() == "".join(f"{word}\n" for word in words)
+
+
+def test_environment_is_the_images_overlaid_by_what_was_asked(shared: str) -> None:
+    lines = said(shared, "env").splitlines()
+    assert {"FROM_IMAGE=no", "ASKED=too", "PATH=/bin"} <= set(lines)
+    done = support.run("bg-boot", f"--exec={shared}", "--env=ASKED=now", "--env=MORE=1", "--", "env")
+    assert {"FROM_IMAGE=no", "ASKED=now", "MORE=1"} <= set(done.stdout.decode().splitlines())
+
+
+def test_user_and_folder_are_those_asked_for(shared: str) -> None:
+    done = support.run("bg-boot", f"--exec={shared}", "--user=1000:100", "--cwd=/bin", "--", "sh", "-c", "id; pwd")
+    assert done.stdout.decode() == "uid=1000 gid=100\n/bin\n"
+
+
+def test_host_name_is_the_machines(shared: str) -> None:
+    assert said(shared, "hostname") == f"{shared}\n"
+
+
+def test_work_disk_has_the_seed_and_room(shared: str) -> None:
+    assert said(shared, "cat /root/.profile") == "greeting=hello\n"
+    assert said(shared, "stat -c '%a %u:%g' /root").split()[1] == "0:0"
+    assert int(said(shared, "df -m /root").splitlines()[-1].split()[1]) > 900
+
+
+def test_many_commands_at_once_are_served(shared: str) -> None:
+    argv = support.argv("bg-boot", f"--exec={shared}", "--", "sh", "-c", "sleep 1; echo $0 done")
+    running = [subprocess.Popen([*argv, str(n)], stdout=subprocess.PIPE, env=support.environment()) for n in range(12)]
+    assert [process.communicate(timeout=100)[0].decode() for process in running] == [f"{n} done\n" for n in range(12)]
+
+
+def test_taken_name_is_refused_and_the_machine_kept(shared: str, home: Path) -> None:
+    before = vm_folders(home)
+    done = support.run("bg-boot", "--image=tiny", f"--name={shared}")
+    assert done.returncode == 73
+    assert b"the VM 'shared' exists already" in done.stderr
+    assert vm_folders(home) == before
+    assert show(shared)["state"] == "running"
+
+
+def test_running_machine_is_not_deleted_nor_started_again(shared: str) -> None:
+    for words in (["--delete"], ["--start"]):
+        done = support.run("bg-boot", f"{words[0]}={shared}")
+        assert done.returncode == 73, done.stderr
+        assert b"is running" in done.stderr
+    assert show(shared)["state"] == "running"
+
+
+def test_machine_keeps_its_data_over_stop_and_start(home: Path) -> None:
+    vm = boot("--name=keeps")
+    try:
+        said("keeps", "echo data > /kept; echo work > /root/kept")
+        assert support.manifest_of(support.run_ok("bg-boot", "--stop=keeps"))["vm"]["state"] == "stopped"
+        assert vm["pid"] not in monitors(home)
+        console = Path(vm["console"]).read_text(errors="replace")
+        assert "Power down" in console
+        for disk in ("root.ext4", "work.ext4"):
+            assert fsck(Path(vm["path"], disk)) == 0
+        done = support.run("bg-boot", "--exec=keeps", "--", "true")
+        assert (done.returncode, b"bg-boot --start keeps" in done.stderr) == (73, True)
+        support.run_ok("bg-boot", "--start=keeps")
+        assert said("keeps", "cat /kept /root/kept") == "data\nwork\n"
+    finally:
+        delete("keeps")
+    assert "keeps" not in vm_folders(home)
+    assert support.run("bg-boot", "--show=keeps").returncode == 66
+
+
+def test_machine_whose_monitor_was_killed_is_seen_as_stopped_and_starts_again(home: Path) -> None:
+    vm = boot("--name=killed")
+    try:
+        said("killed", "echo data > /kept; sync")
+        os.kill(vm["pid"], signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while show("killed")["state"] == "running" and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert show("killed")["state"] == "stopped"
+        support.run_ok("bg-boot", "--start=killed")
+        assert said("killed", "cat /kept") == "data\n"
+        support.run_ok("bg-boot", "--stop=killed")
+        assert fsck(Path(vm["path"], "root.ext4")) == 0
+    finally:
+        delete("killed")
+
+
+def test_read_only_root_is_not_changed(home: Path) -> None:
+    vm = boot("--name=frozen", "--read-only")
+    try:
+        assert said("frozen", "echo x > /new; cat /new") == "x\n"
+        support.run_ok("bg-boot", "--stop=frozen")
+        source = home / "state" / "images" / "tiny" / "rootfs.ext4"
+        assert Path(vm["path"], "root.ext4").read_bytes() == source.read_bytes()
+    finally:
+        delete("frozen")
+
+
+def test_published_port_leads_to_the_guest() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    boot("--name=ports", f"--publish={port}:7")
+    try:
+        said("ports", "busybox nc -ll -p 7 -e echo served < /dev/null > /dev/null 2>&1 &")
+        with socket.create_connection(("127.0.0.1", port), 10) as connection:
+            assert connection.makefile("rb").readline() == b"served\n"
+        done = support.run("bg-boot", "--image=tiny", "--name=second", f"--publish={port}:7")
+        assert (done.returncode, b"in use" in done.stderr) == (73, True)
+    finally:
+        delete("ports")
+
+
+def test_images_own_command_runs_and_ends_the_machine(home: Path) -> None:
+    vm = boot("--name=main", "--run", "--wait=none")
+    try:
+        deadline = time.monotonic() + 60
+        while show("main")["state"] == "running" and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert show("main")["state"] == "stopped"
+        assert "main ran" in Path(vm["console"]).read_text(errors="replace")
+    finally:
+        delete("main")
+
+
+def test_machine_that_cannot_boot_is_undone_and_its_last_words_shown(home: Path) -> None:
+    before = vm_folders(home), monitors(home)
+    done = support.run("bg-boot", "--image=tiny", "--name=broken", "--append=rdinit=/nothing root=/dev/nothing")
+    assert done.returncode == 69, done.stderr
+    assert b"the VM 'broken' ended while it booted" in done.stderr
+    assert b"Kernel panic" in done.stderr
+    assert done.stdout == b""
+    assert (vm_folders(home), monitors(home)) == before
+
+
+def test_monitor_that_does_not_start_is_undone_and_its_words_shown(home: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "kernel"
+    broken.write_bytes(b"no kernel at all")
+    before = vm_folders(home), monitors(home)
+    done = support.run("bg-boot", "--image=tiny", "--name=broken", f"--kernel={broken}")
+    assert done.returncode in (65, 69), done.stderr
+    assert (vm_folders(home), monitors(home)) == before
+
+
+def test_agent_that_does_not_answer_in_time_ends_the_attempt(home: Path) -> None:
+    before = vm_folders(home), monitors(home)
+    done = support.run("bg-boot", "--image=tiny", "--name=slow", "--timeout=0.3")
+    assert done.returncode == 75, done.stderr
+    assert b"did not answer within" in done.stderr
+    assert (vm_folders(home), monitors(home)) == before
+
+
+def test_failed_machine_is_kept_to_look_at_if_asked(home: Path) -> None:
+    done = support.run("bg-boot", "--image=tiny", "--name=corpse", "--timeout=0.3", "--keep")
+    assert done.returncode == 75
+    try:
+        assert show("corpse")["state"] == "stopped"
+        assert str(home / "state" / "vms" / "corpse") in done.stderr.decode()
+    finally:
+        delete("corpse")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_boot_leaves_nothing(home: Path, number: int, status: int) -> None:
+    before = vm_folders(home), monitors(home)
+    argv = support.argv("bg-boot", "--image=tiny", "--name=stopped")
+    for seconds in (0.1, 0.2, 0.3, 0.6, 1.2):
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=support.environment())
+        time.sleep(seconds)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode in (status, -number), stderr.decode()  # the latter before it began
+        assert (vm_folders(home), monitors(home)) == before
+
+
+def test_of_two_machines_of_one_name_one_wins(home: Path) -> None:
+    argv = support.argv("bg-boot", "--image=tiny", "--name=race")
+    running = [
+        subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=support.environment())
+        for _ in range(3)
+    ]
+    for process in running:
+        process.communicate(timeout=200)
+    try:
+        assert sorted(process.returncode for process in running) == [0, 73, 73]
+        assert said("race", "echo alive") == "alive\n"
+    finally:
+        delete("race")
+
+
+def test_home_so_deep_that_sockets_have_no_room_for_their_paths(home: Path, tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 100) / "home"
+    deep.parent.mkdir()
+    shutil.copytree(home / "state" / "images", deep / "state" / "images", copy_function=os.link)
+    shutil.copytree(home / "cache", deep / "cache", ignore=shutil.ignore_patterns("*.lock"))
+    env = {"BANGER_HOME": str(deep)}
+    done = support.run("bg-boot", "--image=tiny", "--name=deep", env=env)
+    try:
+        assert done.returncode == 0, done.stderr.decode()
+        assert support.run("bg-boot", "--exec=deep", "--", "echo", "reached", env=env).stdout == b"reached\n"
+        assert support.run("bg-boot", "--stop=deep", env=env).returncode == 0
+    finally:
+        support.run("bg-boot", "--delete=deep", "--force", env=env)
+
+
+def test_bare_ext4_file_boots_with_a_kernel_of_the_store(home: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "bare.ext4"
+    shutil.copy(home / "state" / "images" / "tiny" / "rootfs.ext4", disk)
+    before = disk.read_bytes()
+    done = support.run("bg-boot", "--kernel-ref=cloud-amd64", "--name=bare", disk)
+    try:
+        assert done.returncode == 0, done.stderr.decode()
+        assert said("bare", "echo x > /new; cat /new") == "x\n"
+        assert disk.read_bytes() == before
+    finally:
+        delete("bare")
+
+
+@pytest.mark.root
+def test_ordinary_user_publishes_and_boots(home: Path, user: support.OrdinaryUser) -> None:
+    disk = user.home / "user.ext4"
+    shutil.copy(home / "state" / "images" / "tiny" / "rootfs.ext4", disk)
+    shutil.chown(disk, user.name)
+    published = user.run("bg-publish", "--name=own", disk)
+    assert published.returncode == 0, published.stderr.decode()
+    booted = user.run("bg-boot", "--image=own", "--name=own")
+    try:
+        assert booted.returncode == 0, booted.stderr.decode()
+        assert user.run("bg-boot", "--exec=own", "--", "id", "-u").stdout == b"0\n"
+        pid = json.loads(booted.stdout)["vm"]["pid"]
+        assert re.search(r"^Uid:\s+0\s", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE) is None
+    finally:
+        deleted = user.run("bg-boot", "--delete=own", "--force")
+    assert deleted.returncode == 0, deleted.stderr.decode()
+
+
+WRONG = [
+    ["--cpus=0"],
+    ["--cpus=two"],
+    ["--memory=0"],
+    ["--memory=900T"],
+    ["--disk=x"],
+    ["--work-disk=0"],
+    ["--net=tap0"],
+    ["--vmm=xen"],
+    ["--publish=80"],
+    ["--publish=1:1", "--net=none"],
+    ["--env=A"],
+    ["--wait=ssh"],
+    ["--timeout=0"],
+    ["--timeout=soon"],
+    ["--name=Not_Good"],
+    ["--initrd=/dev/null"],
+    ["--user=root"],
+    ["--kernel=/dev/null", "--kernel-ref=x"],
+]
+
+
+@pytest.mark.parametrize("words", WRONG, ids=" ".join)
+def test_wrong_value_is_refused_by_name_before_anything_is_made(home: Path, words: list[str]) -> None:
+    before = vm_folders(home)
+    done = support.run("bg-boot", "--image=tiny", *words)
+    assert done.returncode == 64, done.stderr
+    assert words[0].split("=")[0].encode() in done.stderr
+    assert vm_folders(home) == before
+
+
+def test_missing_image_kernel_and_machine_are_said_to_be_missing() -> None:
+    for words in (["--image=nosuch"], ["--image=tiny", "--kernel-ref=nosuch"], ["--stop=nosuch"], ["--exec=nosuch"]):
+        done = support.run("bg-boot", *words)
+        assert done.returncode == 66, (words, done.stderr)
+        assert b"'nosuch'" in done.stderr
