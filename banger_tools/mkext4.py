@@ -94,14 +94,13 @@ def _uuid(text: str | None) -> uuid.UUID | None:
         raise errors.BadUsage(f"--uuid: '{text}' is not a UUID") from None
 
 
-def read_input(argument: str | None) -> tuple[Manifest, Tree, str]:
-    """Return the manifest, the tree and the tree's digest that INPUT is or stands for."""
+def read_input(argument: str | None) -> tuple[Manifest, Tree]:
+    """Return the manifest and the tree that INPUT is or stands for."""
     from banger_tools import manifest, tree
 
     kind, path = stage.open_input(argument)
     if kind == identify.TREE and path is not None:
-        data = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
-        return manifest.Manifest(), tree.read(path), data
+        return manifest.Manifest(), tree.read(path)
     if kind == identify.TAR and path is not None:
         return _tree_of_tar(path)
     if kind != identify.MANIFEST:
@@ -110,17 +109,17 @@ def read_input(argument: str | None) -> tuple[Manifest, Tree, str]:
     section = given.get("tree", manifest.Tree)
     found = stage.check_artifact(section.path, section.size, "the tree")
     with console.step("read the tree"):
-        return given, tree.read(found, digest=section.digest), section.digest
+        return given, tree.read(found, digest=section.digest)
 
 
-def _tree_of_tar(path: Path) -> tuple[Manifest, Tree, str]:
+def _tree_of_tar(path: Path) -> tuple[Manifest, Tree]:
     from banger_tools import layers, manifest, tar, tree
 
     with open(path, "rb") as file:
         digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
         merged = layers.merge([(f"'{path}'", tar.members(file.fileno(), vouched=False))])
     source = tree.SourceFile(str(path), digest, path.stat().st_size)
-    return manifest.Manifest(), tree.Tree([source], merged.tree_entries()), digest
+    return manifest.Manifest(), tree.Tree([source], merged.tree_entries(), digest)
 
 
 def work(arguments: dict[str, Any]) -> None:
@@ -128,11 +127,11 @@ def work(arguments: dict[str, Any]) -> None:
     options = Options.from_arguments(arguments)
     artifact = options.outputs.artifact("rootfs.ext4")
     files.refuse_existing(artifact, force=options.outputs.force)
-    manifest, tree, digest = read_input(options.input)
+    manifest, tree = read_input(options.input)
     from banger_tools.ext4 import builder
     from banger_tools.manifest import Rootfs
 
-    wanted = builder.Wanted(digest, options.size, options.label, options.uuid)
+    wanted = builder.Wanted(options.size, options.label, options.uuid)
     with files.atomic(artifact, force=options.outputs.force) as temporary:
         built = builder.build(temporary, tree, wanted)
     manifest.put(

@@ -51,7 +51,7 @@ from banger_tools import cli, console, errors, files, identify, sizes, stage
 if TYPE_CHECKING:
     from banger_tools.ext4.image import Image
     from banger_tools.manifest import Manifest
-    from banger_tools.tree import Entry, Tree
+    from banger_tools.tree import Tree
 
 LEAST_SIZE = 64 << 20
 LABEL = "banger-work"
@@ -90,6 +90,8 @@ def home_tree(image: Image, home: str) -> Tree:
 
     Raises NoHome if it is missing, no folder, or empty.
     """
+    import msgspec
+
     from banger_tools.ext4 import subtree
     from banger_tools.tree import SourceFile, Tree
 
@@ -103,14 +105,9 @@ def home_tree(image: Image, home: str) -> Tree:
         raise NoHome(f"'{home}' of the image is empty")
     # sshd's StrictModes wants the home to be root's own.
     entries[0].uid = entries[0].gid = 0
-    return Tree([SourceFile(str(image.path), size=os.fstat(image.descriptor).st_size)], entries)
-
-
-def digest_of(entries: Sequence[Entry]) -> str:
-    """Return a digest that the seed's UUIDs are derived from."""
-    import msgspec
-
-    return f"sha256:{hashlib.sha256(msgspec.json.encode(entries)).hexdigest()}"
+    source = SourceFile(str(image.path), size=os.fstat(image.descriptor).st_size)
+    identity = hashlib.sha256(image.superblock.s_uuid + msgspec.json.encode(entries)).hexdigest()
+    return Tree([source], entries, identity)
 
 
 def read_input(argument: str | None) -> tuple[Manifest, Path]:
@@ -137,7 +134,7 @@ def make(source: Path, artifact: Path, options: Options) -> tuple[Any, int]:
 
     with opened(source) as image:
         tree = home_tree(image, options.home)
-    wanted = builder.Wanted(digest_of(tree.entries), options.size, LABEL, least=LEAST_SIZE)
+    wanted = builder.Wanted(options.size, LABEL, least=LEAST_SIZE)
     with files.atomic(artifact, force=options.outputs.force) as temporary:
         return builder.build(temporary, tree, wanted), len(tree.entries)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,10 +67,11 @@ class Entry(Struct, omit_defaults=True, gc=False):
 
 
 class Tree(NamedTuple):
-    """A tree in memory."""
+    """A tree in memory; `identity` is the same wherever its sources are kept, and another for another content."""
 
     sources: list[SourceFile]
     entries: list[Entry]
+    identity: str = ""
 
 
 class Written(NamedTuple):
@@ -141,7 +142,13 @@ def read(path: Path, *, digest: str | None = None) -> Tree:
     head, _, body = data.partition(b"\n")
     header = _header(head, path)
     entries = _entries(body, path)
-    return Tree(header.sources, _in_order(entries, len(header.sources), path))
+    return Tree(header.sources, _in_order(entries, len(header.sources), path), identity(header.sources, body))
+
+
+def identity(sources: Sequence[SourceFile], entries: bytes) -> str:
+    """Return what names the content of a tree: its entries as they are written, and the digests of its sources."""
+    digests = "".join(f"{source.diff_id or source.path}\n" for source in sources)
+    return hashlib.sha256(digests.encode("utf-8", "surrogateescape") + entries).hexdigest()
 
 
 def _header(line: bytes, path: Path) -> Header:

@@ -20,7 +20,6 @@ GROWTH = 1.25
 class Wanted(NamedTuple):
     """What an image is to be like; None means: as follows from the tree."""
 
-    digest: str  # of the tree: the UUIDs are derived from it
     size: int | None = None
     label: str = ""
     uuid: uuid.UUID | None = None
@@ -44,7 +43,7 @@ def build(path: Path, tree: Tree, wanted: Wanted) -> Built:
     """
     with writer.no_collection(), console.step("planned the filesystem"):
         laid_out = plan(tree.entries)
-    form = _format(laid_out, wanted)
+    form = _format(laid_out, wanted, tree.identity)
     if wanted.size is not None and laid_out.bytes > wanted.size:
         raise _too_small(path, laid_out, form)
     filled = _attempt(path, laid_out, form, tree)
@@ -53,7 +52,7 @@ def build(path: Path, tree: Tree, wanted: Wanted) -> Built:
     return Built(form.size, str(form.uuid), form.label, filled.free_blocks * BLOCK, filled.free_inodes)
 
 
-def _format(laid_out: Plan, wanted: Wanted) -> Format:
+def _format(laid_out: Plan, wanted: Wanted, identity: str) -> Format:
     size = wanted.size
     if size is None:
         size = max(int(mke2fs.estimate(laid_out.blocks, laid_out.inodes) * GROWTH), wanted.least)
@@ -62,8 +61,8 @@ def _format(laid_out: Plan, wanted: Wanted) -> Format:
         size,
         mke2fs.default_inodes(laid_out.inodes, size),
         wanted.label,
-        wanted.uuid or mke2fs.derived_uuid(wanted.digest, "filesystem"),
-        mke2fs.derived_uuid(wanted.digest, "hash seed"),
+        wanted.uuid or mke2fs.derived_uuid(identity, "filesystem"),
+        mke2fs.derived_uuid(identity, "hash seed"),
         mke2fs.build_time(),
     )
 

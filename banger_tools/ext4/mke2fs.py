@@ -32,9 +32,9 @@ class Format(NamedTuple):
     time: int
 
 
-def derived_uuid(digest: str, purpose: str) -> uuid.UUID:
-    """Return a UUID that follows from a tree's digest, so that the same tree gives the same filesystem."""
-    raw = bytearray(hashlib.sha256(f"{purpose}:{digest}".encode()).digest()[:16])
+def derived_uuid(identity: str, purpose: str) -> uuid.UUID:
+    """Return a UUID that follows from a tree's identity, so that the same tree gives the same filesystem."""
+    raw = bytearray(hashlib.sha256(f"{purpose}:{identity}".encode()).digest()[:16])
     raw[6] = raw[6] & 0x0F | 0x80  # version 8, RFC 9562: made as we like
     raw[8] = raw[8] & 0x3F | 0x80
     return uuid.UUID(bytes=bytes(raw))
