@@ -4,6 +4,7 @@
 #include "console.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <grp.h>
 #include <limits.h>
 #include <signal.h>
@@ -49,6 +50,18 @@ static void make_environment(const struct command *command, const struct account
 		setenv("TERM", "xterm", 1);
 	apply_list(command->defaults);
 	apply_list(command->env);
+}
+
+/* The agent outlives a machine that is out of memory; what it runs must not. */
+static void reset_oom_score(void)
+{
+	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+
+	if (fd >= 0) {
+		if (write(fd, "0", 1) < 0)
+			say_errno("cannot reset the OOM score");
+		close(fd);
+	}
 }
 
 /* /dev/stdout opened anew must work for the user too; container runtimes hand the pipes over likewise. */
@@ -128,6 +141,7 @@ _Noreturn void command_become(const struct command *command)
 		refuse(STATUS_NOT_STARTED, "run", command->argv[0], why);
 	make_environment(command, &account);
 	reset_signals();
+	reset_oom_score();
 	umask(022);
 	if (account.uid != 0)
 		give_streams(account.uid);

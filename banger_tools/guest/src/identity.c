@@ -18,6 +18,21 @@
 #define RESOLVER "/run/banger/resolv.conf"
 #define KEYS_LIMIT 65536
 
+/* The image's own init sets the host name anew, from this file: what the host asked for has to stand there. */
+static void keep_hostname(const char *name)
+{
+	char kept[66], storage[67];
+	struct text line = TEXT_IN(storage);
+
+	if (file_read_line("/etc/hostname", kept, sizeof kept) && strcmp(kept, name) == 0)
+		return;
+	mkdir("/etc", 0755);
+	unlink("/etc/hostname");
+	text_format(&line, "%s\n", name);
+	if (file_write("/etc/hostname", storage, line.length, 0644) < 0)
+		say_errno("cannot write '/etc/hostname'");
+}
+
 static void set_hostname(const struct config *config)
 {
 	char name[65] = "";
@@ -28,6 +43,8 @@ static void set_hostname(const struct config *config)
 		strcpy(name, "banger");
 	if (sethostname(name, strlen(name)) < 0)
 		say_errno("cannot set the host name '%s'", name);
+	if (config->hostname[0])
+		keep_hostname(name);
 }
 
 static void write_hosts(const struct config *config)
