@@ -93,11 +93,10 @@ def test_hello_is_found_behind_what_a_cut_stream_left(wire: socket.socket, befor
 
 
 def test_new_hello_ends_the_command_of_the_old_connection(wire: socket.socket) -> None:
-    body = b'{"argv": ["sh", "-c", "echo pid $$; exec sleep 60"], "stdin": true}'
+    body = b'{"argv": ["sh", "-c", "echo pid $$ known; exec sleep 60"], "stdin": true}'
     wire.sendall(serial.hello(TOKEN))
     wire.sendall(serial.encode(b"POST /exec HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body))
-    data = read_until(wire, b"pid ")
-    pid = int((data + wire.recv(100)).partition(b"pid ")[2].split()[0])
+    pid = int(read_until(wire, b" known").partition(b"pid ")[2].split()[0])
     assert Path(f"/proc/{pid}").exists()
     wire.sendall(serial.hello(OTHER))
     read_until(wire, answer(OTHER))

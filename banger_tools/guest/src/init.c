@@ -24,10 +24,14 @@
 #define AGENT_UNIT "/etc/systemd/system/banger-vsock-agent.service"
 #define FATAL_PAUSE_MS 1000 /* time for the console to show why */
 
+/* The kernel opens the console for us if the initrd has a node for it; before devtmpfs there may be none. */
 static void open_console(void)
 {
-	int fd = open("/dev/console", O_RDWR | O_NOCTTY);
+	int fd;
 
+	if (fcntl(STDERR_FILENO, F_GETFD) >= 0)
+		return;
+	fd = open("/dev/console", O_RDWR | O_NOCTTY);
 	if (fd < 0)
 		return;
 	for (int standard = 0; standard <= 2; standard++) {
