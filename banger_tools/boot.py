@@ -82,7 +82,6 @@ See also:
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -231,6 +230,8 @@ def read_input(options: Options) -> Manifest:
 
 def specify(image: Manifest, options: Options) -> Spec:
     """Return the spec of the VM that an image and the options make."""
+    import uuid
+
     from banger_tools.manifest import Published
     from banger_tools.vmm import guest_config, interface
     from banger_tools.vmm import spec as specs
@@ -242,6 +243,7 @@ def specify(image: Manifest, options: Options) -> Spec:
         read_only=options.read_only,
     )
     spec = specs.Spec(
+        id=str(uuid.uuid4()),
         name=options.name or generated_name(published.name),
         image=published.name,
         architecture=image.architecture,
@@ -283,6 +285,8 @@ def choose_boot(image: Manifest, options: Options) -> Boot:
         own = kernels.obtain(options.kernel_ref or kernels.default_ref(image.architecture))
     if own.architecture != image.architecture:
         raise errors.BadInput(f"the kernel '{own.name}' is for {own.architecture}, the image for {image.architecture}")
+    for path in (own.kernel, own.vmlinuz, own.initrd):
+        _checked(path, _existing)
     return specs.Boot(own.kernel, own.vmlinuz, own.initrd, options.append)
 
 
@@ -300,13 +304,13 @@ def boot(image: Manifest, options: Options) -> Manifest:
     published = image.get("published", Published)
     seed = Path(published.work_seed) if published.work_seed else None
     sources = life.Sources(_existing(published.rootfs), seed, options.disk, _work_size(seed, options))
-    life.create(spec, sources, image)
-    with life.held(spec.name):
-        try:
+    try:
+        life.create(spec, sources, image)
+        with life.held(spec.name):
             record = run(spec.name, options)
-        except BaseException:
-            _undo(spec.name, keep=options.keep)
-            raise
+    except BaseException:
+        _undo(spec, keep=options.keep)
+        raise
     return described(record, image)
 
 
@@ -329,15 +333,22 @@ def run(name: str, options: Options) -> Record:
     return record
 
 
-def _undo(name: str, *, keep: bool) -> None:
+def _undo(spec: Spec, *, keep: bool) -> None:
+    """Remove a VM whose start failed: ours by its id, and not one of another program that took the name."""
     from banger_tools.store import vms
     from banger_tools.vmm import life
 
+    try:
+        record = vms.load(spec.name)
+    except errors.BangerError:  # it was not made yet
+        return
+    if record.spec.id != spec.id:
+        return
     if keep:
-        life.kill(vms.load(name))
-        console.note(f"the VM's folder is kept: '{vms.folder(name)}'")
+        life.kill(record)
+        console.note(f"the VM's folder is kept: '{vms.folder(spec.name)}'")
     else:
-        life.delete(name, force=True)
+        life.delete(spec.name, force=True)
 
 
 def described(record: Record, image: Manifest) -> Manifest:
@@ -403,11 +414,19 @@ def execute(name: str, arguments: dict[str, Any]) -> int:
         env=env,
         cwd=arguments["--cwd"],
         user=arguments["--user"],
-        tty=sys.stdin.isatty() and sys.stdout.isatty(),
-        stdin_fd=0,
+        tty=os.isatty(0) and os.isatty(1),
+        stdin_fd=0 if _is_open(0) else None,
         stdout_fd=1,
         stderr_fd=2,
     )
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 def work(arguments: dict[str, Any]) -> int:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,6 +164,42 @@ def test_work_disk_has_the_seed_and_room(shared: str) -> None:
     assert int(said(shared, "df -m /root").splitlines()[-1].split()[1]) > 900
 
 
+def test_command_gets_a_terminal_if_we_have_one(shared: str) -> None:
+    argv = support.argv("bg-boot", f"--exec={shared}", "--", "sh", "-c", "test -t 0 && test -t 1 && busybox stty size")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execvpe(argv[0], argv, support.environment())
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 99, 0, 0))
+    printed = b""
+    with contextlib.suppress(OSError):  # the terminal ends with its program
+        while data := os.read(terminal, 4096):
+            printed += data
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, printed
+    assert printed.split() == [b"33", b"99"]
+
+
+def test_command_without_any_stdin_runs(shared: str) -> None:
+    argv = support.argv("bg-boot", f"--exec={shared}", "--", "echo", "ran")
+    script = ["sh", "-c", 'exec "$@" <&-', "sh", *argv]
+    done = subprocess.run(script, capture_output=True, env=support.environment(), timeout=60)
+    assert (done.returncode, done.stdout) == (0, b"ran\n"), done.stderr.decode()
+
+
+def test_machines_start_side_by_side(home: Path) -> None:
+    names = [f"side-{number}" for number in range(5)]
+    began = time.monotonic()
+    running = [
+        subprocess.Popen(support.argv("bg-boot", "--image=tiny", f"--name={name}"), env=support.environment())
+        for name in names
+    ]
+    try:
+        assert [process.wait(200) for process in running] == [0] * 5, time.monotonic() - began
+        assert [said(name, "hostname") for name in names] == [f"{name}\n" for name in names]
+    finally:
+        for name in names:
+            delete(name)
+
+
 def test_many_commands_at_once_are_served(shared: str) -> None:
     argv = support.argv("bg-boot", f"--exec={shared}", "--", "sh", "-c", "sleep 1; echo $0 done")
     running = [subprocess.Popen([*argv, str(n)], stdout=subprocess.PIPE, env=support.environment()) for n in range(12)]
@@ -230,6 +271,16 @@ def test_read_only_root_is_not_changed(home: Path) -> None:
         delete("frozen")
 
 
+def line_from(port: int) -> bytes:
+    """Return the first line that a port of this host sends; the monitor accepts long before the guest listens."""
+    deadline = time.monotonic() + 10
+    line = b""
+    while not line and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 10) as connection:
+            line = connection.makefile("rb").readline()
+    return line
+
+
 def test_published_port_leads_to_the_guest() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -237,8 +288,7 @@ def test_published_port_leads_to_the_guest() -> None:
     boot("--name=ports", f"--publish={port}:7")
     try:
         said("ports", "busybox nc -ll -p 7 -e echo served < /dev/null > /dev/null 2>&1 &")
-        with socket.create_connection(("127.0.0.1", port), 10) as connection:
-            assert connection.makefile("rb").readline() == b"served\n"
+        assert line_from(port) == b"served\n"
         done = support.run("bg-boot", "--image=tiny", "--name=second", f"--publish={port}:7")
         assert (done.returncode, b"in use" in done.stderr) == (73, True)
     finally:

@@ -25,7 +25,16 @@ from banger_tools.vmm import spec as specs
 from tests import machines, support
 
 SPEC = specs.Spec(
-    "web", "tiny", "amd64", "qemu", 2, 512 << 20, "user", specs.Boot("/k/vmlinux", None, "/k/initrd.img"), specs.Guest()
+    "id",
+    "web",
+    "tiny",
+    "amd64",
+    "qemu",
+    2,
+    512 << 20,
+    "user",
+    specs.Boot("/k/vmlinux", None, "/k/initrd.img"),
+    specs.Guest(),
 )
 
 
@@ -296,33 +305,51 @@ def fake_qemu(tmp_path: Path, banger_home: Path, monkeypatch: pytest.MonkeyPatch
 REACHED = 'echo "Kernel panic - not syncing: VFS: Unable to mount root fs"'
 
 
-def test_kvm_that_boots_a_kernel_is_usable(fake_qemu: Script) -> None:
-    assert probe.kvm(fake_qemu(REACHED), "1", Path("/k")).usable
+@pytest.fixture
+def kernel(tmp_path: Path) -> Path:
+    (tmp_path / "kernel").write_bytes(b"one")
+    return tmp_path / "kernel"
 
 
-def test_kvm_in_which_a_kernel_hangs_is_not_usable_and_found_out_in_time(fake_qemu: Script) -> None:
+def test_kvm_that_boots_a_kernel_is_usable(fake_qemu: Script, kernel: Path) -> None:
+    assert probe.kvm(fake_qemu(REACHED), "1", kernel).usable
+
+
+def test_kvm_in_which_a_kernel_hangs_is_not_usable_and_found_out_in_time(fake_qemu: Script, kernel: Path) -> None:
     began = time.monotonic()
-    answer = probe.kvm(fake_qemu("echo Probing EDD; exec sleep 30"), "1", Path("/k"))
+    answer = probe.kvm(fake_qemu("echo Probing EDD; exec sleep 30"), "1", kernel)
     assert not answer.usable
     assert "does not boot with KVM" in answer.reason
     assert time.monotonic() - began < 5
 
 
-def test_kvm_that_is_refused_tells_qemus_reason(fake_qemu: Script) -> None:
-    answer = probe.kvm(fake_qemu("echo 'failed to initialize kvm: no' >&2; exit 1"), "1", Path("/k"))
+def test_kvm_that_is_refused_tells_qemus_reason(fake_qemu: Script, kernel: Path) -> None:
+    answer = probe.kvm(fake_qemu("echo 'failed to initialize kvm: no' >&2; exit 1"), "1", kernel)
     assert (answer.usable, "failed to initialize kvm: no" in answer.reason) == (False, True)
 
 
-def test_kvm_is_tried_once_for_each_version(fake_qemu: Script, tmp_path: Path) -> None:
+def test_kvm_is_tried_once_for_each_version(fake_qemu: Script, kernel: Path, tmp_path: Path) -> None:
     program = fake_qemu(REACHED)
     for version in ("1", "1", "2", "2"):
-        assert probe.kvm(program, version, Path("/k")).usable
+        assert probe.kvm(program, version, kernel).usable
     assert (tmp_path / "runs").read_text() == "run\nrun\n"
 
 
-def test_kvm_that_cannot_be_opened_is_not_tried(fake_qemu: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernel_that_does_not_boot_says_nothing_of_another_one(fake_qemu: Script, kernel: Path, tmp_path: Path) -> None:
+    assert not probe.kvm(fake_qemu("exit 1"), "1", kernel).usable
+    assert not probe.kvm(fake_qemu(REACHED), "1", kernel).usable  # remembered
+    kernel.write_bytes(b"two")
+    assert probe.kvm(fake_qemu(REACHED), "1", kernel).usable
+    kernel.write_bytes(b"one")
+    assert probe.kvm(fake_qemu("exit 1"), "1", kernel).usable  # proved by the other
+    assert (tmp_path / "runs").read_text() == "run\nrun\n"
+
+
+def test_kvm_that_cannot_be_opened_is_not_tried(
+    fake_qemu: Script, kernel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(probe, "DEVICE", Path("/no/such/device"))
-    answer = probe.kvm(fake_qemu(REACHED), "1", Path("/k"))
+    answer = probe.kvm(fake_qemu(REACHED), "1", kernel)
     assert (answer.usable, "no such file" in answer.reason) == (False, True)
 
 

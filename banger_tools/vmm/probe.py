@@ -6,6 +6,7 @@ tells. The answer is kept per boot of the host and version of QEMU, since nothin
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -28,19 +29,33 @@ class Answer(NamedTuple):
 
 
 def kvm(program: str, version: str, kernel: Path) -> Answer:
-    """Tell whether `program` (a QEMU) can boot `kernel` with KVM; asks the machine once and remembers."""
+    """Tell whether `program` (a QEMU) can boot `kernel` with KVM; asks the machine once and remembers.
+
+    One kernel that boots proves KVM for all; one that does not (it may have no console) says nothing of others.
+    """
     denied = _openable()
     if denied:
         return Answer(False, denied)
-    key = f"{holder.boot_id()} {version}"
+    host = f"{holder.boot_id()} {version}"
     record = locations.cache() / "kvm.json"
     with files.locked(locations.cache() / "kvm.lock", what="the probe of KVM"):
-        known = _remembered(record, key)
+        answers = _remembered(record, host)
+        proof = next((answer for answer in answers.values() if answer.usable), None)
+        known = proof or answers.get(_identity(kernel))
         if known is None:
             with console.step("KVM tried"):
                 known = _boots(program, kernel)
-            files.write_text(record, json.dumps({"key": key, **known._asdict()}) + "\n", force=True)
+            kept = {**answers, _identity(kernel): known}
+            text = json.dumps({"host": host, "answers": {key: answer._asdict() for key, answer in kept.items()}})
+            files.write_text(record, text + "\n", force=True)
     return known
+
+
+def _identity(kernel: Path) -> str:
+    """Return what tells one kernel from another without reading all of it: its size, and its first part's digest."""
+    with open(kernel, "rb") as file:
+        head = hashlib.sha256(file.read(1 << 20)).hexdigest()
+        return f"{file.seek(0, os.SEEK_END)} {head}"
 
 
 def _openable() -> str:
@@ -52,12 +67,15 @@ def _openable() -> str:
     return ""
 
 
-def _remembered(record: Path, key: str) -> Answer | None:
+def _remembered(record: Path, host: str) -> dict[str, Answer]:
+    """Return the answers kept for this boot of the host and version of QEMU, by kernel."""
     try:
         value = json.loads(record.read_text())
-        return Answer(bool(value["usable"]), str(value["reason"])) if value["key"] == key else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        if value["host"] != host:
+            return {}
+        return {key: Answer(bool(a["usable"]), str(a["reason"])) for key, a in value["answers"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def command(program: str, kernel: Path) -> list[str]:

@@ -84,7 +84,7 @@ def command(spec: specs.Spec, folder: Path, accelerator: str) -> list[str]:
     return [
         process.find(built.program),
         *_sandbox(built.program),
-        *["-name", spec.name, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"],
+        *["-name", spec.name, "-uuid", spec.id, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"],
         *["-machine", f"{built.machine},accel={accelerator}", "-cpu", "max"],
         *["-smp", str(spec.cpus), "-m", str(spec.memory >> 20)],
         *[

@@ -48,8 +48,9 @@ class Guest(Struct, frozen=True):
 
 
 class Spec(Struct, frozen=True):
-    """A virtual machine as it was asked for; `memory` is in bytes."""
+    """A virtual machine as it was asked for; `memory` is in bytes, `id` is a UUID that no other one has."""
 
+    id: str
     name: str
     image: str
     architecture: str
