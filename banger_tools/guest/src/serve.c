@@ -1,9 +1,15 @@
 #include "agent.h"
 
+#include "file.h"
+
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
+
+#define LINGER_MS 1000
 
 static bool is(const struct request *request, const char *method, const char *path)
 {
@@ -47,6 +53,20 @@ static void dispatch(struct connection *connection, const struct request *reques
 		http_refuse(connection, 404, "nothing here; see banger-agent(7)");
 }
 
+/* Closing with bytes unread resets the connection, and our last answer would be lost with it. */
+static void linger(int fd)
+{
+	int64_t deadline = now_ms() + LINGER_MS;
+	struct pollfd ready = { .fd = fd, .events = POLLIN };
+	char bytes[4096];
+
+	shutdown(fd, SHUT_WR);
+	while (now_ms() < deadline && poll(&ready, 1, (int)(deadline - now_ms())) > 0) {
+		if (read(fd, bytes, sizeof bytes) <= 0)
+			return;
+	}
+}
+
 void serve_client(int fd)
 {
 	struct connection *connection = calloc(1, sizeof *connection);
@@ -63,5 +83,6 @@ void serve_client(int fd)
 	}
 	free(connection);
 	free(request);
+	linger(fd);
 	close(fd);
 }
