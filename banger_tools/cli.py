@@ -12,11 +12,14 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from types import FrameType
+from typing import Any
 
 from banger_tools import __version__, console, docs, errors, files
 
 Arguments = dict[str, Any]
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Terminated(BaseException):
@@ -31,6 +34,7 @@ def run(doc: str, argv: Sequence[str] | None, work: Callable[[Arguments], int | 
     manual = docs.parse(doc)
     console.configure(manual.name)
     with _signals():
+        status = errors.BUG
         try:
             arguments = parse(manual, sys.argv[1:] if argv is None else argv, nested=nested)
             if answered(manual, arguments):
@@ -39,12 +43,12 @@ def run(doc: str, argv: Sequence[str] | None, work: Callable[[Arguments], int | 
                 _configure(manual.name, arguments)
                 status = work(arguments) or 0
             sys.stdout.flush()
-            return status
         except BaseException as error:
-            return status_of(error)
+            status = status_of(error)
         finally:
             _ignore_signals()
             files.remove_temporaries()
+        return status
 
 
 def answered(manual: docs.Manual, arguments: Arguments) -> bool:
@@ -99,15 +103,26 @@ def _configure(name: str, arguments: Arguments) -> None:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into an exception while a program runs."""
+    """Turn SIGINT, SIGTERM and SIGHUP into exceptions while a program runs, but never in the middle of an import.
 
-    def stop(_number: int, _frame: object) -> NoReturn:
-        raise Terminated
+    A C extension whose initialisation is broken off takes the interpreter with it; so the signal waits.
+    """
 
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
-    previous[signal.SIGINT] = signal.getsignal(signal.SIGINT)
-    if previous[signal.SIGINT] == signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    waiting = 0
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal waiting
+        waiting = number if number != signal.SIGALRM else waiting
+        if _is_importing(frame):
+            signal.setitimer(signal.ITIMER_REAL, 0.005)
+        elif waiting == signal.SIGINT:
+            raise KeyboardInterrupt
+        elif waiting:
+            raise Terminated
+
+    # What was ignored stays so: nohup(1), and a shell's background jobs.
+    heeded = [number for number in (*_STOPPING, signal.SIGALRM) if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, stop) for number in heeded}
     try:
         yield
     finally:
@@ -115,9 +130,17 @@ def _signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
 def _ignore_signals() -> None:
     """Let nothing interrupt the clean-up."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (*_STOPPING, signal.SIGALRM):
         signal.signal(number, signal.SIG_IGN)
 
 
