@@ -41,7 +41,11 @@ def discard(path: Path) -> None:
 
 def temporary_name(target: Path) -> Path:
     """Return an unused, recorded name beside `target`, hidden and ending in `.tmp`."""
-    path = target.parent / f".{target.name[:200]}.{secrets.token_hex(6)}.tmp"
+    return record_temporary(target.parent / f".{target.name[:200]}.{secrets.token_hex(6)}.tmp")
+
+
+def record_temporary(path: Path) -> Path:
+    """Record a path that is about to be made, so that it goes however this program ends; return it."""
     _temporaries[path] = os.getpid()
     return path
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import fcntl
 import os
 import secrets
@@ -42,7 +41,7 @@ def staged(target: Path, *, replace: bool = False, what: str = "object") -> Iter
     except OSError as error:
         raise errors.os_error(error, f"cannot make the {what} '{target.name}'") from error
     finally:
-        _remove(folder)
+        files.discard(folder)  # or what changed places with it; nothing is there after a plain rename
         os.close(lock)
 
 
@@ -60,7 +59,7 @@ def taken(target: Path, what: str) -> errors.CannotCreate:
 def _make(target: Path) -> tuple[Path, int]:
     """Make a staging folder and lock it, again if a sweeper was quicker than our lock."""
     while True:
-        folder = target.parent / f"{target.name}{_MARK}{secrets.token_hex(6)}"
+        folder = files.record_temporary(target.parent / f"{target.name}{_MARK}{secrets.token_hex(6)}")
         folder.mkdir(mode=0o700)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -115,22 +114,11 @@ def sweep(parent: Path) -> list[str]:
 
 def retire(folder: Path) -> None:
     """Remove a finished object: at once from sight, then its files; what a crash leaves is swept like any staging."""
-    doomed = folder.parent / f"{folder.name}{_MARK}{secrets.token_hex(6)}"
+    doomed = files.record_temporary(folder.parent / f"{folder.name}{_MARK}{secrets.token_hex(6)}")
     os.rename(folder, doomed)
-    shutil.rmtree(doomed)
+    files.discard(doomed)
 
 
 def is_staging(name: str) -> bool:
     """Tell whether a folder's name is that of something unfinished."""
     return _MARK in name
-
-
-def _remove(folder: Path) -> None:
-    """Remove a staging folder, or what changed places with it; nothing is there after a plain rename."""
-    try:
-        shutil.rmtree(folder)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        if error.errno != errno.ENOTEMPTY:
-            raise
