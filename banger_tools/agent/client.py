@@ -169,7 +169,7 @@ def _answer(connection: Connection, head: http.Head, deadline: float) -> dict[st
     body = http.read_body(connection, head, deadline)
     try:
         answer = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise errors.BadInput("the guest's agent sends an answer that is no JSON") from error
     if not isinstance(answer, dict):
         raise errors.BadInput("the guest's agent sends an answer that makes no sense")

@@ -95,8 +95,16 @@ class Session:
             if self._stdin is not None and self._stdin in ready:
                 self._read_stdin()
             if self._status is None:
-                self._connection.flush()
+                self._send()
         return self._status
+
+    def _send(self) -> None:
+        """Send what the guest takes; if it takes no more, its last words may still be on their way to us."""
+        try:
+            self._connection.flush()
+        except errors.Retry:
+            self._connection.discard()
+            self._stdin = None
 
     def _poll(self) -> set[int]:
         """Wait for whatever can go on; a guest whose output we cannot write is not read from."""
@@ -173,7 +181,7 @@ class Session:
 
 
 def _status(payload: bytes) -> int:
-    with contextlib.suppress(ValueError, AttributeError):
+    with contextlib.suppress(ValueError, RecursionError, AttributeError):
         status = json.loads(payload).get("status")
         if isinstance(status, int) and 0 <= status <= 255:
             return status

@@ -68,6 +68,10 @@ class Connection:
                 raise errors.Retry(_GONE) from error
             del self._outgoing[:sent]
 
+    def discard(self) -> None:
+        """Forget what was put and not sent."""
+        self._outgoing.clear()
+
     def send(self, data: bytes, deadline: float) -> None:
         """Send bytes.
 
