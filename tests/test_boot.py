@@ -260,6 +260,19 @@ def test_machine_whose_monitor_was_killed_is_seen_as_stopped_and_starts_again(ho
         delete("killed")
 
 
+def test_machine_that_hangs_is_ended_within_bounds(home: Path) -> None:
+    vm = boot("--name=hangs")
+    try:
+        os.kill(vm["pid"], signal.SIGSTOP)
+        began = time.monotonic()
+        done = support.run("bg-boot", "--stop=hangs", "--timeout=1")
+        assert (done.returncode, b"did not power off" in done.stderr) == (0, True)
+        assert time.monotonic() - began < 30
+        assert vm["pid"] not in monitors(home)
+    finally:
+        delete("hangs")
+
+
 def test_read_only_root_is_not_changed(home: Path) -> None:
     vm = boot("--name=frozen", "--read-only")
     try:

@@ -22,6 +22,7 @@ from banger_tools.vmm import spec as specs
 START_SECONDS = 20.0  # for the monitor itself to answer
 LOCK_SECONDS = 60.0
 _LOG_LINES, _LOG_BYTES = 12, 16384
+_AGENT_SECONDS = 10.0  # for a machine that is only just booting, too
 _KILL_SECONDS = 5.0
 
 
@@ -140,7 +141,7 @@ def stop(record: specs.Record, timeout: float) -> str:
     if not holder.is_alive(folder):
         return "not running"
     with console.step(f"VM '{record.spec.name}' stopped"):
-        if _shut_down(monitor, folder) and holder.wait_gone(folder, timeout):
+        if _shut_down(monitor, folder, timeout) and holder.wait_gone(folder, timeout):
             return "agent"
         monitor.press_power(folder)
         if holder.wait_gone(folder, min(timeout, _KILL_SECONDS)):
@@ -153,10 +154,14 @@ def stop(record: specs.Record, timeout: float) -> str:
         return "kill"
 
 
-def _shut_down(monitor: interface.Monitor, folder: Path) -> bool:
-    """Ask the agent to sync and to shut down; tell whether it took the order."""
+def _shut_down(monitor: interface.Monitor, folder: Path, timeout: float) -> bool:
+    """Ask the agent to sync and to shut down; tell whether it took the order.
+
+    Only an agent that lives is given the long time that a sync may need.
+    """
     try:
         agent = monitor.agent(folder)
+        agent.health(min(timeout, _AGENT_SECONDS))
         agent.sync()
         agent.shutdown("graceful")
     except (errors.BangerError, OSError) as error:

@@ -26,7 +26,7 @@ POWER = "off"
 PORTS = 8
 QMP_SOCKET = "qmp.sock"
 AGENT_SOCKET = "agent.{}.sock"
-_QMP_SECONDS = 5.0
+_QMP_SECONDS = 2.0
 
 
 class _Machine(NamedTuple):
