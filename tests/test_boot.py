@@ -421,6 +421,39 @@ def test_bare_ext4_file_boots_with_a_kernel_of_the_store(home: Path, tmp_path: P
         delete("bare")
 
 
+def test_kernel_taken_out_of_its_bzimage_boots_by_itself(home: Path) -> None:
+    """QEMU starts the ELF file at its PVH entry: what we unpacked is the kernel, whole."""
+    kernel = home / "state" / "kernels" / machines.KERNEL
+    boot("--name=elf", f"--kernel={kernel / 'vmlinux'}", f"--initrd={kernel / 'initrd.img'}")
+    try:
+        version = json.loads((kernel / "kernel.json").read_text())["version"]
+        assert said("elf", "busybox uname -r") == f"{version}\n"
+    finally:
+        delete("elf")
+
+
+def test_initrd_is_small(home: Path) -> None:
+    initrd = home / "state" / "kernels" / machines.KERNEL / "initrd.img"
+    assert initrd.stat().st_size < 3 << 20
+
+
+def test_of_two_programs_that_miss_a_kernel_one_fetches_it(home: Path, tmp_path: Path) -> None:
+    disk = home / "state" / "images" / "tiny" / "rootfs.ext4"
+    env = support.environment({"BANGER_HOME": str(tmp_path / "fresh")})
+    running = [
+        subprocess.Popen(
+            support.argv("bg-publish", f"--name=image-{number}", disk),
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for number in range(2)
+    ]
+    messages = b"".join(process.communicate(timeout=200)[1] for process in running)
+    assert [process.returncode for process in running] == [0, 0], messages
+    assert messages.count(b"fetching the kernel package") == 1
+
+
 @pytest.mark.root
 def test_ordinary_user_publishes_and_boots(home: Path, user: support.OrdinaryUser) -> None:
     disk = user.home / "user.ext4"
