@@ -23,6 +23,7 @@ PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86",
     "qemu-system-aarch64": "qemu-system-arm",
     "qemu-img": "qemu-utils",
+    "setpriv": "util-linux",
     "ssh": "openssh-client",
     "ip": "iproute2",
     "nft": "nftables",

@@ -88,7 +88,8 @@ def command(program: str, kernel: Path) -> list[str]:
 def _boots(program: str, kernel: Path) -> Answer:
     import subprocess
 
-    argv = command(process.find(program), kernel)
+    # A kernel that hangs hangs for ever: the trial goes with us, however we end.
+    argv = [process.find("setpriv"), "--pdeathsig", "KILL", *command(process.find(program), kernel)]
     try:
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=DEADLINE, check=False)
     except subprocess.TimeoutExpired as error:
