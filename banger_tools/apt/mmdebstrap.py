@@ -7,8 +7,10 @@ import getpass
 import os
 import re
 import shlex
+import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -20,7 +22,8 @@ from banger_tools.oci.cancel import Cancel
 from banger_tools.oci.documents import Blob
 
 PIECE = 1 << 20
-_CLEAN_UP_SECONDS = 60
+_PATIENCE = 15.0
+_REMOVALS = 10
 _SAID = 64 << 10
 _MIRROR_HOOK = Path("/usr/share/mmdebstrap/hooks/file-mirror-automount")
 
@@ -37,14 +40,24 @@ class Order(NamedTuple):
 
     def command(self) -> list[str]:
         """Return the command line."""
-        mode = "root" if os.geteuid() == 0 else "unshare"
-        words = ["mmdebstrap", f"--mode={mode}", "--format=tar", f"--variant={self.variant}"]
+        words = ["mmdebstrap", f"--mode={_mode()}", "--format=tar", f"--variant={self.variant}"]
         words += [f"--architectures={self.architecture}"]
         words += [f"--include={','.join(self.packages)}"] if self.packages else []
         if any(source.uri.startswith(("file:", "copy:")) for source in self.sources) and _MIRROR_HOOK.is_dir():
             words += [f"--hook-dir={_MIRROR_HOOK}"]
         words += [f"--setup-hook={hooks.SETUP}", f"--customize-hook={hooks.CUSTOMIZE}"]
         return [*words, self.suite, "-", *map(str, self.sources)]
+
+
+def _mode() -> str:
+    """Return the mode of mmdebstrap: mounts of its own wherever possible, so that none can stay on the host.
+
+    Root in a container that may not make namespaces may not mount either; there, mode root makes no mounts.
+    """
+    if os.geteuid() != 0:
+        return "unshare"
+    own_mounts = process.run(["unshare", "--mount", "--propagation", "unchanged", "--", "true"], check=False)
+    return "unshare" if own_mounts.status == 0 else "root"
 
 
 class Output:
@@ -77,46 +90,79 @@ def check_user() -> None:
 def run(order: Order) -> Iterator[bytes]:
     """Run mmdebstrap and yield the tar that it writes.
 
-    Raises what `explain` makes of its failure. However this ends, mmdebstrap has ended and cleaned up, too.
+    Raises what `explain` makes of its failure. However this ends, its processes and files are gone, too.
     """
     check_user()
     command = order.command()
-    console.command(shlex.join(command))
     keyrings = [path for source in order.sources for path in source.keyrings]
     settings = {**hooks.environment(keyrings), "SOURCE_DATE_EPOCH": str(order.epoch)}
-    with tempfile.TemporaryFile() as said:
-        # A session of its own: the ^C of a terminal reaches us alone, and mmdebstrap is told once.
-        worker = subprocess.Popen(
-            [process.find(command[0]), *command[1:]],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=said,
-            env=process.environment(settings),
-            cwd="/",  # the user of the namespace may not be able to enter ours
-            start_new_session=True,
-        )
+    console.command(f"SOURCE_DATE_EPOCH={order.epoch} {shlex.join(command)}")
+    with _workspace() as workspace, tempfile.TemporaryFile() as said:
+        worker = _start(command, {**settings, "TMPDIR": workspace}, said)
         assert worker.stdout is not None
         try:
             while data := worker.stdout.read(PIECE):
                 yield data
             status = worker.wait()
         finally:
+            worker.stdout.close()
             _end(worker)
         if status != 0:
             raise explain(process.Result(status, b"", _tail(said)))
 
 
+def _start(command: list[str], settings: dict[str, str], said: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start mmdebstrap in a session of its own, so that its processes are one group, and ^C reaches us alone."""
+    return subprocess.Popen(
+        [process.find(command[0]), *command[1:]],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=said,
+        env=process.environment(settings),
+        cwd="/",  # the user of the namespace may not be able to enter ours
+        umask=0o022,
+        start_new_session=True,
+    )
+
+
 def _end(worker: subprocess.Popen[bytes]) -> None:
-    """Have mmdebstrap stop and clean up, if it has not ended."""
-    if worker.poll() is None:
-        worker.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            worker.wait(_CLEAN_UP_SECONDS)
-    if worker.poll() is None:
-        worker.kill()
-        worker.wait()
-    if worker.stdout is not None:
-        worker.stdout.close()
+    """Stop the whole group if mmdebstrap has not ended: it ignores signals itself, and waits for its children."""
+    if worker.poll() is not None:
+        return
+    _signal_group(worker, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        worker.wait(_PATIENCE)
+    _signal_group(worker, signal.SIGKILL)  # also what outlived mmdebstrap, and would go on filling its folder
+    worker.wait()
+
+
+def _signal_group(worker: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(worker.pid, number)
+
+
+@contextlib.contextmanager
+def _workspace() -> Iterator[str]:
+    """Yield a folder for mmdebstrap's temporary files that is gone afterwards, whatever it left there."""
+    folder = tempfile.mkdtemp(prefix="banger-apt-")
+    try:
+        os.chmod(folder, 0o755)  # the users of a namespace must get through
+        yield folder
+    finally:
+        _clear(folder)
+
+
+def _clear(folder: str) -> None:
+    """Remove a workspace; never what is mounted in it."""
+    remove = ["rm", "-rf", "--one-file-system", "--"]
+    if os.geteuid() != 0:  # what belongs to other ids can be removed only from inside a namespace that maps them
+        inside = [os.path.join(folder, name) for name in os.listdir(folder)]
+        process.run(["mmdebstrap", "--unshare-helper", *remove, *inside], check=False)
+    for _ in range(_REMOVALS):
+        if process.run([*remove, folder], check=False).status == 0:
+            return
+        time.sleep(0.2)  # a process that is just being killed may still have added a file
+    console.warning(f"'{folder}' could not be removed")
 
 
 def _tail(said: IO[bytes]) -> bytes:
