@@ -129,7 +129,7 @@ def test_of_many_makers_of_one_name_exactly_one_wins(tmp_path: Path) -> None:
         try:
             with staging.staged(tmp_path / "one") as folder:
                 (folder / "file").write_text(str(number))
-                barrier.wait()
+                barrier.wait(60)
         except errors.CannotCreate as error:
             lost.append(error.message)
 
@@ -163,6 +163,26 @@ def test_staging_of_a_dead_maker_is_swept_and_of_a_living_one_kept(tmp_path: Pat
         alive.kill()
         alive.wait()
     assert staging.sweep(tmp_path) == [kept.name]
+
+
+def test_makers_and_sweepers_side_by_side_never_fail_each_other(tmp_path: Path) -> None:
+    """A sweeper may take a folder for a leftover in the moment before its maker locks it."""
+    failed: list[BaseException] = []
+
+    def make(number: int) -> None:
+        try:
+            for turn in range(30):
+                fill(tmp_path / f"{number}-{turn}", "x")
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=make, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(100)
+    assert failed == []
+    assert len(list(tmp_path.iterdir())) == 8 * 30
 
 
 def test_retired_folder_is_gone(tmp_path: Path) -> None:
