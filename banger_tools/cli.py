@@ -103,36 +103,41 @@ def _configure(name: str, arguments: Arguments) -> None:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """Turn SIGINT, SIGTERM and SIGHUP into exceptions while a program runs, but never in the middle of an import.
-
-    A C extension whose initialisation is broken off takes the interpreter with it; so the signal waits.
-    """
-
-    waiting = 0
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal waiting
-        waiting = number if number != signal.SIGALRM else waiting
-        if _is_importing(frame):
-            signal.setitimer(signal.ITIMER_REAL, 0.005)
-        elif waiting == signal.SIGINT:
-            raise KeyboardInterrupt
-        elif waiting:
-            raise Terminated
-
-    # What was ignored stays so: nohup(1), and a shell's background jobs.
-    heeded = [number for number in (*_STOPPING, signal.SIGALRM) if signal.getsignal(number) != signal.SIG_IGN]
-    previous = {number: signal.signal(number, stop) for number in heeded}
+    """Turn SIGINT, SIGTERM and SIGHUP into exceptions while a program runs; SIGINT stays ignored if it was."""
+    errors_of: dict[int, type[BaseException]] = {signal.SIGTERM: Terminated, signal.SIGHUP: Terminated}
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        errors_of[signal.SIGINT] = KeyboardInterrupt
+    previous = {number: signal.signal(number, _raiser(error)) for number, error in errors_of.items()}
+    for number in (signal.SIGINT, signal.SIGALRM):
+        previous.setdefault(number, signal.getsignal(number))
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def _is_importing(frame: FrameType | None) -> bool:
+def _raiser(error: type[BaseException]) -> Callable[[int, FrameType | None], None]:
+    """Return a signal handler that raises `error`, but not in the midst of an import: then a moment later.
+
+    A module whose import is broken off may be left half made: msgspec 0.22 loses the exception and crashes when it
+    is used (one ^C in forty that falls into its import).
+    """
+
+    def stop(_number: int, frame: FrameType | None) -> None:
+        if _importing(frame):
+            signal.signal(signal.SIGALRM, stop)
+            signal.setitimer(signal.ITIMER_REAL, 0.002)
+            return
+        raise error
+
+    return stop
+
+
+def _importing(frame: FrameType | None) -> bool:
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             return True
         frame = frame.f_back
     return False

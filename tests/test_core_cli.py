@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -187,8 +189,23 @@ def test_signal_removes_temporaries(number: int, status: int, tmp_path: Any) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_signal_waits_for_the_end_of_an_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = tmp_path / "steps"
+    (tmp_path / "signalled_import.py").write_text(
+        f"import os, pathlib, signal\nos.kill(os.getpid(), signal.SIGTERM)\npathlib.Path({str(steps)!r}).touch()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def work(_: cli.Arguments) -> None:
+        importlib.import_module("signalled_import")
+        signal.pause()
+
+    assert run(work) == 143
+    assert steps.exists()
+
+
 def test_signal_handlers_are_as_before_afterwards() -> None:
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
     before = [signal.getsignal(number) for number in numbers]
     run(lambda _: None)
     assert [signal.getsignal(number) for number in numbers] == before

@@ -67,14 +67,23 @@ class Options(NamedTuple):
     def from_arguments(cls, arguments: cli.Arguments) -> Options:
         """Sort the options; their values are for the stages to check.
 
-        Raises CannotCreate if the folder of --keep-work has something in it.
+        Raises CannotCreate if the folder of --keep-work has something in it, or the name is taken: bg-publish would
+        say so, too, after all the work.
         """
         keep = Path(arguments["--keep-work"]) if arguments["--keep-work"] else None
         if keep and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
             raise errors.CannotCreate(f"--keep-work: '{keep}' is not an empty folder")
+        if arguments["--name"]:
+            _refuse_taken(arguments["--name"], replace=bool(arguments["--replace"]))
         # The artifacts are of no further use, unless they are to be kept.
         passed_on = {**arguments, "--move": keep is None}
         return cls(arguments["REF"], passed_on, keep, bool(arguments["--json"]))
+
+
+def _refuse_taken(name: str, *, replace: bool) -> None:
+    from banger_tools.store import images, names, staging
+
+    staging.refuse_taken(images.root() / names.check(name), replace=replace, what=images.WHAT)
 
 
 @contextlib.contextmanager
