@@ -21,11 +21,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         support.need("qemu-system-x86_64")
 
 
-@pytest.fixture(autouse=True)
-def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep every test off the user's own store, cache and configuration."""
-    if "BANGER_HOME" not in os.environ:
-        monkeypatch.setenv("BANGER_HOME", str(tmp_path_factory.getbasetemp() / "banger-home"))
+@pytest.fixture(scope="session", autouse=True)
+def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep every test and fixture off the user's own store, cache and configuration."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "BANGER_HOME" not in os.environ:
+            patch.setenv("BANGER_HOME", str(tmp_path_factory.getbasetemp() / "banger-home"))
+        yield
 
 
 @pytest.fixture
