@@ -103,13 +103,14 @@ def _configure(name: str, arguments: Arguments) -> None:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """Turn SIGINT, SIGTERM and SIGHUP into exceptions while a program runs; SIGINT stays ignored if it was."""
-    errors_of: dict[int, type[BaseException]] = {signal.SIGTERM: Terminated, signal.SIGHUP: Terminated}
-    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-        errors_of[signal.SIGINT] = KeyboardInterrupt
-    previous = {number: signal.signal(number, _raiser(error)) for number, error in errors_of.items()}
-    for number in (signal.SIGINT, signal.SIGALRM):
-        previous.setdefault(number, signal.getsignal(number))
+    """Turn SIGINT, SIGTERM and SIGHUP into exceptions while a program runs.
+
+    What was ignored stays so: nohup(1) ignores SIGHUP, and a shell's background jobs ignore SIGINT.
+    """
+    previous = {number: signal.getsignal(number) for number in (*_STOPPING, signal.SIGALRM)}
+    for number in _STOPPING:
+        if previous[number] != signal.SIG_IGN:
+            signal.signal(number, _raiser(KeyboardInterrupt if number == signal.SIGINT else Terminated))
     try:
         yield
     finally:

@@ -209,3 +209,12 @@ def test_signal_handlers_are_as_before_afterwards() -> None:
     before = [signal.getsignal(number) for number in numbers]
     run(lambda _: None)
     assert [signal.getsignal(number) for number in numbers] == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_signal_that_was_ignored_stays_ignored(number: int) -> None:
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        assert run(lambda _: os.kill(os.getpid(), number)) == 0
+    finally:
+        signal.signal(number, before)

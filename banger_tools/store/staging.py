@@ -59,7 +59,7 @@ def taken(target: Path, what: str) -> errors.CannotCreate:
 def _make(target: Path) -> tuple[Path, int]:
     """Make a staging folder and lock it; another one if a sweeper took it for a leftover before it was locked."""
     while True:
-        folder = target.parent / f"{target.name}{_MARK}{secrets.token_hex(6)}"
+        folder = files.record_temporary(target.parent / f"{target.name}{_MARK}{secrets.token_hex(6)}")
         folder.mkdir(mode=0o700)
         try:
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
