@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -41,17 +41,15 @@ class Cancel:
         if self._event.wait(seconds):
             raise Cancelled
 
-    @contextlib.contextmanager
-    def waking(self, wake: Callable[[], object]) -> Iterator[None]:
-        """Have `wake` called if the threads are asked to stop meanwhile."""
+    def add_waker(self, wake: Callable[[], object]) -> None:
+        """Have `wake` called when the threads are asked to stop."""
         with self._lock:
             self._wakers.add(wake)
-        try:
-            self.check()
-            yield
-        finally:
-            with self._lock:
-                self._wakers.discard(wake)
+
+    def remove_waker(self, wake: Callable[[], object]) -> None:
+        """Forget a waker."""
+        with self._lock:
+            self._wakers.discard(wake)
 
 
 def run_all(jobs: Sequence[Callable[[], T]], workers: int, cancel: Cancel) -> list[T]:

@@ -86,6 +86,7 @@ class Members:
         self.open = _opener(kind)
         self.stream: _Stream | None = None
         self.members = 0
+        self.padding = 0
 
     def feed(self, data: bytes) -> None:
         """Decompress the next piece."""
@@ -120,8 +121,18 @@ class Members:
             raise Corrupt(f"the {self.kind} stream is damaged{self._where()}: {error}") from error
 
     def _skip_padding(self, data: bytes) -> bytes:
-        """Return data without the zero bytes that the xz format allows between streams."""
-        return data.lstrip(b"\0") if self.kind == "xz" and self.members else data
+        """Return data without the zero bytes that the xz format allows behind a stream, in fours."""
+        if self.kind != "xz" or not self.members:
+            return data
+        rest = data.lstrip(b"\0")
+        self.padding += len(data) - len(rest)
+        if rest:
+            self._check_padding()
+        return rest
+
+    def _check_padding(self) -> None:
+        if self.padding % 4:
+            raise Corrupt("the xz stream is followed by something else")
 
     def _where(self) -> str:
         return "" if self.members == 1 else f" (or something follows its end) in member {self.members}"
@@ -129,7 +140,8 @@ class Members:
     def finish(self) -> None:
         """Raise Corrupt if the last member is not complete."""
         if self.stream is not None or not self.members:
-            raise Corrupt(f"the {self.kind} stream is cut: its end is missing")
+            raise Corrupt(f"the {self.kind} stream is cut{self._where()}: its end is missing")
+        self._check_padding()
 
 
 def _opener(kind: str) -> Callable[[], _Stream]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import ipaddress
+import socket
 import time
 import urllib.request
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from banger_tools import __version__, console, errors
@@ -55,6 +57,10 @@ class Busy(Exception):
         self.pause = pause
 
 
+class Unreachable(errors.Unavailable):
+    """Nobody answers at an address."""
+
+
 class NotTls(Exception):
     """The other side does not speak TLS at all."""
 
@@ -67,11 +73,20 @@ class Transport:
         self.settings = settings
         self.cancel = cancel
         self._pools: dict[str | None, PoolManager] = {}
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        cancel.add_waker(self._shut)
 
     def close(self) -> None:
         """Close all connections."""
+        self.cancel.remove_waker(self._shut)
         for pool in self._pools.values():
             pool.clear()
+
+    def _shut(self) -> None:
+        """Wake the threads that wait for any of our connections."""
+        for connection in list(self._sockets):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     @contextlib.contextmanager
     def request(
@@ -89,8 +104,7 @@ class Transport:
                 method, url, body=body, headers=headers, redirect=False, preload_content=False, decode_content=False
             )
         try:
-            with self.cancel.waking(lambda: _shut(response)):
-                yield response
+            yield response
         finally:
             response.close()
 
@@ -138,12 +152,13 @@ class Transport:
 
         timeout = Timeout(connect=min(10.0, self.settings.timeout), read=self.settings.timeout)
         context = _tls_context(self.host, self.settings.ca_file)
-        if proxy is None:
-            return PoolManager(maxsize=8, retries=False, timeout=timeout, ssl_context=context)
+        options: dict[str, Any] = {"maxsize": 8, "retries": False, "timeout": timeout, "ssl_context": context}
         try:
-            return ProxyManager(proxy, maxsize=8, retries=False, timeout=timeout, ssl_context=context)
+            pool = ProxyManager(proxy, **options) if proxy else PoolManager(**options)
         except ValueError as error:
             raise errors.BadUsage(f"the proxy '{proxy}' of the environment is not a URL: {error}") from error
+        pool.pool_classes_by_scheme = _watched(self._sockets)
+        return pool
 
     def patiently(self, what: str, act: Callable[[], T]) -> T:
         """Do something until it is not Busy any more, at most ATTEMPTS times.
@@ -170,9 +185,28 @@ class Transport:
         self.cancel.sleep(seconds)
 
 
-def _shut(response: BaseHTTPResponse) -> None:
-    """Wake a thread that waits for this response."""
-    response.shutdown()
+def _watched(sockets: weakref.WeakSet[socket.socket]) -> dict[str, Any]:
+    """Return kinds of connection pools that tell which sockets they opened."""
+    from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+    from urllib3.connection import HTTPConnection, HTTPSConnection
+
+    class Plain(HTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            sockets.add(self.sock)
+
+    class Tls(HTTPSConnection):
+        def connect(self) -> None:
+            super().connect()
+            sockets.add(self.sock)
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class TlsPool(HTTPSConnectionPool):
+        ConnectionCls = Tls
+
+    return {"http": PlainPool, "https": TlsPool}
 
 
 def _sorted(error: Exception, host: str) -> Exception:
@@ -189,7 +223,7 @@ def _sorted(error: Exception, host: str) -> Exception:
         case exceptions.NewConnectionError():
             cause = error.__cause__
             why = errors.reason(cause) if isinstance(cause, OSError) else "connection failed"
-            return errors.Unavailable(f"cannot connect to '{host}': {why}")
+            return Unreachable(f"cannot connect to '{host}': {why}")
         case exceptions.ConnectTimeoutError():
             return Busy(f"'{host}' does not answer")
         case exceptions.TimeoutError():

@@ -20,7 +20,7 @@ from banger_tools.oci import digest as digests
 from banger_tools.oci.cache import Cache
 from banger_tools.oci.cancel import Cancel
 from banger_tools.oci.documents import Blob, Descriptor, Document, Image
-from banger_tools.oci.http import Busy, NotTls, Settings, Transport, Watch, is_loopback, retry_after
+from banger_tools.oci.http import Busy, NotTls, Settings, Transport, Unreachable, Watch, is_loopback, retry_after
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
@@ -145,7 +145,7 @@ class Client:
                 if scheme == self._schemes[-1]:
                     hint = f"if it is meant to be plain: --plain-http {self.ref.host}"
                     raise errors.Unavailable(str(error), hint) from error
-            except (errors.Unavailable, Busy):
+            except (Unreachable, Busy):
                 if scheme == self._schemes[-1]:
                     raise
         raise AssertionError("there is a scheme")

@@ -1,0 +1,263 @@
+"""Real image tools for tests: docker-registry on loopback, images made by umoci, pushed by skopeo; and a bad proxy."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import http.server
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tarfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests import support
+
+OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
+
+
+class Process(NamedTuple):
+    """A registry that runs: its address, and the folder of its blobs."""
+
+    host: str
+    root: Path
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def serve(folder: Path, extra: str = "", *, scheme: str = "http") -> Iterator[Process]:
+    """Run a docker-registry; `extra` goes into the http section of its configuration."""
+    support.need("docker-registry")
+    root = folder / "registry"
+    root.mkdir(parents=True, exist_ok=True)
+    host = f"127.0.0.1:{free_port()}"
+    config = folder / "registry.yml"
+    config.write_text(
+        f"version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n"
+        f"storage: {{filesystem: {{rootdirectory: {root}}}}}\nhttp:\n  addr: {host}\n{extra}"
+    )
+    with open(folder / "registry.log", "wb") as log:
+        worker = subprocess.Popen(
+            ["docker-registry", "serve", config], stdout=log, stderr=log, env=support.environment()
+        )
+    try:
+        _wait_for(host, worker)
+        yield Process(host, root)
+    finally:
+        worker.terminate()
+        worker.wait(20)
+
+
+def _wait_for(host: str, worker: subprocess.Popen[bytes]) -> None:
+    address, _, port = host.rpartition(":")
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        assert worker.poll() is None, "docker-registry ended"
+        with contextlib.suppress(OSError), socket.create_connection((address, int(port)), 1):
+            return
+        time.sleep(0.05)
+    raise AssertionError("docker-registry does not listen")
+
+
+def tar_of(files: dict[str, bytes]) -> bytes:
+    """Return a tar that holds these files."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(data), 0o644
+            archive.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def digest(data: bytes) -> str:
+    """Return the sha256 digest of some bytes."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def umoci_layout(folder: Path, layers: list[bytes], tag: str = "v1") -> Path:
+    """Make an OCI layout with umoci from plain tars."""
+    support.need("umoci")
+    layout = folder / "layout"
+    env = support.environment()
+    subprocess.run(["umoci", "init", "--layout", layout], check=True, env=env)
+    subprocess.run(["umoci", "new", "--image", f"{layout}:{tag}"], check=True, env=env)
+    for number, data in enumerate(layers):
+        path = folder / f"layer{number}.tar"
+        path.write_bytes(data)
+        subprocess.run(["umoci", "raw", "add-layer", "--image", f"{layout}:{tag}", path], check=True, env=env)
+    return layout
+
+
+def skopeo(*words: str | os.PathLike[str]) -> bytes:
+    """Run skopeo, which must succeed."""
+    support.need("skopeo")
+    done = subprocess.run(["skopeo", *map(os.fspath, words)], capture_output=True, env=support.environment())
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout
+
+
+def push(layout: Path, tag: str, name: str, *options: str) -> None:
+    """Push an image of a layout to a registry that speaks plain HTTP."""
+    skopeo("copy", "--quiet", "--dest-tls-verify=false", *options, f"oci:{layout}:{tag}", f"docker://{name}")
+
+
+class Image:
+    """An OCI layout written byte by byte, for what no honest tool makes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "blobs" / "sha256").mkdir(parents=True)
+        (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+
+    def blob(self, data: bytes, media_type: str, **more: Any) -> dict[str, Any]:
+        """Write a blob, and return its descriptor."""
+        name = digest(data)
+        (self.folder / "blobs" / "sha256" / name[7:]).write_bytes(data)
+        return {"mediaType": media_type, "digest": name, "size": len(data), **more}
+
+    def document(self, value: Any, media_type: str, **more: Any) -> dict[str, Any]:
+        """Write a JSON document, and return its descriptor."""
+        return self.blob(json.dumps(value).encode(), media_type, **more)
+
+    def manifest(
+        self,
+        layers: list[dict[str, Any]],
+        diff_ids: list[str],
+        *,
+        config_type: str = "application/vnd.oci.image.config.v1+json",
+        **config: Any,
+    ) -> dict[str, Any]:
+        """Write a manifest and its configuration, and return its descriptor."""
+        fields = {"architecture": "amd64", "os": "linux", "config": {}, **config}
+        described = self.document({**fields, "rootfs": {"type": "layers", "diff_ids": diff_ids}}, config_type)
+        media_type = "application/vnd.oci.image.manifest.v1+json"
+        return self.document({"schemaVersion": 2, "config": described, "layers": layers}, media_type)
+
+    def index(self, *entries: dict[str, Any]) -> Path:
+        """Write the index.json, and return the layout's folder."""
+        (self.folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": list(entries)}))
+        return self.folder
+
+    def of_layer(self, blob: bytes, diff_id: str, suffix: str = "+gzip") -> Path:
+        """Write an image of one layer, and return the layout's folder."""
+        return self.index(self.manifest([self.blob(blob, OCI_LAYER + suffix)], [diff_id]))
+
+
+def gzip_of(data: bytes) -> bytes:
+    """Return data as one gzip member."""
+    return gzip.compress(data, 6, mtime=0)
+
+
+Handler = Callable[["Proxy"], bool]
+
+
+class Proxy(http.server.BaseHTTPRequestHandler):
+    """Passes requests on to a registry; `meddle` may answer one itself, and then returns True."""
+
+    protocol_version = "HTTP/1.1"
+    upstream = ""
+    meddle: Handler = staticmethod(lambda _request: False)
+    seen: list[tuple[str, dict[str, str]]]
+
+    def do_GET(self) -> None:
+        self.seen.append((self.path, {key.lower(): value for key, value in self.headers.items()}))
+        if type(self).meddle(self):
+            return
+        status, headers, body = self.fetch()
+        self.answer(status, headers, body)
+
+    def fetch(self) -> tuple[int, dict[str, str], bytes]:
+        """Return what the registry answers."""
+        wanted = {key: self.headers[key] for key in ("Accept", "Range", "Authorization") if key in self.headers}
+        request = urllib.request.Request(f"http://{self.upstream}{self.path}", headers=wanted)
+        try:
+            with urllib.request.urlopen(request) as response:
+                return response.status, dict(response.headers.items()), response.read()
+        except urllib.error.HTTPError as error:
+            return error.code, dict(error.headers.items()), error.read()
+
+    def answer(self, status: int, headers: dict[str, str], body: bytes, *, length: int | None = None) -> None:
+        """Send an answer; `length` may lie."""
+        self.send_response(status)
+        for key, value in headers.items():
+            if key.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):
+                self.send_header(key, value)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        if length is not None:
+            self.close_connection = True
+            self.send_header("Connection", "close")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    @property
+    def is_blob(self) -> bool:
+        """Whether this asks for a blob that is not tiny: a layer."""
+        return "/blobs/" in self.path
+
+
+class Faulty(NamedTuple):
+    """A proxy that runs: its address, and all requests that it saw."""
+
+    host: str
+    seen: list[tuple[str, dict[str, str]]]
+
+
+@contextlib.contextmanager
+def faulty(upstream: str, meddle: Handler) -> Iterator[Faulty]:
+    """Run a proxy before a registry that meddles with some requests."""
+    seen: list[tuple[str, dict[str, str]]] = []
+    kind = type("Meddler", (Proxy,), {"upstream": upstream, "meddle": staticmethod(meddle), "seen": seen})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield Faulty(f"127.0.0.1:{server.server_address[1]}", seen)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """Make a self-signed certificate for 127.0.0.1, and return it with its key."""
+    support.need("openssl")
+    crt, key = folder / "tls.crt", folder / "tls.key"
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+    words += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(crt)]
+    subprocess.run(words, check=True, capture_output=True, env=support.environment())
+    return crt, key
+
+
+def htpasswd(folder: Path) -> Path:
+    """Write the password file of docker-registry: the user `alice`, whose password is `secret`."""
+    path = folder / "htpasswd"
+    path.write_text(
+        "alice:$2y$05$xGFUK2QM8XV09goj/sVtmOUdEpC1JM2/boonuef0B42NFcVcYv3li\n"
+    )  # bcrypt, the only kind that docker-registry reads
+    return path
+
+
+def remove_cache(home: Path) -> None:
+    """Forget everything that was fetched."""
+    shutil.rmtree(home / "cache", ignore_errors=True)
