@@ -48,7 +48,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from banger_tools import cli, console, errors, identify, stage
+from banger_tools import cli, console, errors, stage
 
 if TYPE_CHECKING:
     from banger_tools.ext4.image import Image
@@ -199,35 +199,28 @@ def set_owners(image: Image, changes: Sequence[Difference]) -> None:
             editor.write_inode(image, change.number, change.inode)
 
 
-def read_input(options: Options) -> tuple[Manifest, Path, list[Owner]]:
-    """Return the manifest, the image's path, and what its inodes are to be."""
-    from banger_tools import manifest
+def wanted_owners(options: Options, manifest: Manifest) -> list[Owner]:
+    """Return what the inodes are to be: from --set, from the tree of --from, or from the manifest's tree.
 
-    kind, path = stage.open_input(options.input)
-    if kind == identify.EXT4 and path is not None:
-        if not options.owners and options.tree is None:
-            raise errors.BadUsage(
-                "an ext4 image comes without a tree", "say what to set with --from=TREE or --set=SPEC"
-            )
-        owners = options.owners or owners_of_tree(options.tree or path, None)
-        return manifest.Manifest(), path, owners
-    if kind != identify.MANIFEST:
-        raise stage.wrong_input(path, kind, "a manifest or an ext4 image")
-    given = stage.read_manifest(path)
-    rootfs = given.get("rootfs", manifest.Rootfs)
-    image = stage.check_artifact(rootfs.path, rootfs.size, "the image")
+    Raises BadUsage if nothing of these is there.
+    """
+    from banger_tools.manifest import Tree
+
     if options.owners:
-        return given, image, options.owners
+        return options.owners
     if options.tree:
-        return given, image, owners_of_tree(options.tree, None)
-    section = given.get("tree", manifest.Tree)
-    return given, image, owners_of_tree(Path(section.path), section.digest)
+        return owners_of_tree(options.tree, None)
+    if not manifest.has("rootfs"):
+        raise errors.BadUsage("an ext4 image comes without a tree", "say what to set with --from=TREE or --set=SPEC")
+    section = manifest.get("tree", Tree)
+    return owners_of_tree(Path(section.path), section.digest)
 
 
 def work(arguments: dict[str, Any]) -> int:
     """Compare the image with what it is to be, and set what differs."""
     options = Options.from_arguments(arguments)
-    manifest, source, owners = read_input(options)
+    manifest, source = stage.input_image(options.input)
+    owners = wanted_owners(options, manifest)
     if options.check:
         return check(source, owners)
     from msgspec import structs

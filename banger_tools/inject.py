@@ -49,12 +49,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from banger_tools import cli, console, errors, files, identify, stage
+from banger_tools import cli, console, errors, files, stage
 
 if TYPE_CHECKING:
     from banger_tools.ext4.image import Image
     from banger_tools.ext4.insert import Placed
-    from banger_tools.manifest import Manifest
 
 MAX_FILE = 1 << 30
 MAX_KEY = 16 << 10
@@ -172,20 +171,6 @@ def read_key(path: Path) -> bytes:
     return text
 
 
-def read_input(argument: str | None) -> tuple[Manifest, Path]:
-    """Return the manifest and the path of the image that INPUT is or stands for."""
-    from banger_tools import manifest
-
-    kind, path = stage.open_input(argument)
-    if kind == identify.EXT4 and path is not None:
-        return manifest.Manifest(), path
-    if kind != identify.MANIFEST:
-        raise stage.wrong_input(path, kind, "a manifest or an ext4 image")
-    given = stage.read_manifest(path)
-    rootfs = given.get("rootfs", manifest.Rootfs)
-    return given, stage.check_artifact(rootfs.path, rootfs.size, "the image")
-
-
 def contents(options: Options, source: Path, architecture: str) -> tuple[list[Placed], str]:
     """Return everything that is to be in the image, and the digest of the guest program."""
     from banger_tools import guest
@@ -214,7 +199,7 @@ def contents(options: Options, source: Path, architecture: str) -> tuple[list[Pl
 def work(arguments: dict[str, Any]) -> None:
     """Put everything into the image, print the manifest."""
     options = Options.from_arguments(arguments)
-    manifest, source = read_input(options.input)
+    manifest, source = stage.input_image(options.input)
     placed, digest = contents(options, source, manifest.architecture)
     from msgspec import structs
 

@@ -46,7 +46,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from banger_tools import cli, console, errors, files, identify, sizes, stage
+from banger_tools import cli, console, errors, files, sizes, stage
 
 if TYPE_CHECKING:
     from banger_tools.ext4.image import Image
@@ -110,20 +110,6 @@ def home_tree(image: Image, home: str) -> Tree:
     return Tree([source], entries, identity)
 
 
-def read_input(argument: str | None) -> tuple[Manifest, Path]:
-    """Return the manifest and the path of the image that INPUT is or stands for."""
-    from banger_tools import manifest
-
-    kind, path = stage.open_input(argument)
-    if kind == identify.EXT4 and path is not None:
-        return manifest.Manifest(), path
-    if kind != identify.MANIFEST:
-        raise stage.wrong_input(path, kind, "a manifest or an ext4 image")
-    given = stage.read_manifest(path)
-    rootfs = given.get("rootfs", manifest.Rootfs)
-    return given, stage.check_artifact(rootfs.path, rootfs.size, "the image")
-
-
 def make(source: Path, artifact: Path, options: Options) -> tuple[Any, int]:
     """Make the seed of an image; return what was built and how many entries it has.
 
@@ -144,7 +130,7 @@ def work(arguments: dict[str, Any]) -> None:
     options = Options.from_arguments(arguments)
     artifact = options.outputs.artifact("work-seed.ext4")
     files.refuse_existing(artifact, force=options.outputs.force)
-    manifest, source = read_input(options.input)
+    manifest, source = stage.input_image(options.input)
     manifest.raw.pop("work_seed_reason", None)
     try:
         with console.step("made the work seed"):

@@ -87,6 +87,24 @@ def input_manifest(argument: str | None) -> Manifest:
     return read_manifest(path)
 
 
+def input_image(argument: str | None) -> tuple[Manifest, Path]:
+    """Return the manifest and the image's path of a stage that takes either a manifest with one or an ext4 image.
+
+    Raises BadInput naming what INPUT is if it is neither.
+    """
+    from banger_tools import identify
+    from banger_tools.manifest import Manifest, Rootfs
+
+    kind, path = open_input(argument)
+    if kind == identify.EXT4 and path is not None:
+        return Manifest(), path
+    if kind != identify.MANIFEST:
+        raise wrong_input(path, kind, "a manifest or an ext4 image")
+    manifest = read_manifest(path)
+    rootfs = manifest.get("rootfs", Rootfs)
+    return manifest, check_artifact(rootfs.path, rootfs.size, "the image")
+
+
 @contextlib.contextmanager
 def edited(source: Path, outputs: Outputs) -> Iterator[tuple[Path, Path]]:
     """Yield the image to edit and its name afterwards: `source` in place, or with -o a copy that appears when done."""
