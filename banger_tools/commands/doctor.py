@@ -9,7 +9,7 @@ Options:
 
 Description:
   Each check prints one line: PASS, WARN for what works but slower or not for everything, or FAIL for what must be
-  mended first, and how to mend it. Nothing is changed on this machine.
+  mended first, and how to mend it. Nothing is changed on this machine; whether KVM works is noted in the cache.
 
 Examples:
   $ banger doctor
@@ -114,7 +114,26 @@ def kvm() -> Check:
         return Check("kvm", WARN, "no /dev/kvm: machines run emulated, slowly", "enable virtualisation in the firmware")
     if not os.access(device, os.R_OK | os.W_OK):
         return Check("kvm", WARN, "/dev/kvm may not be opened", f"sudo usermod -aG kvm {getpass.getuser()}")
-    return Check("kvm", PASS, "/dev/kvm opens")
+    return _kvm_tried()
+
+
+def _kvm_tried() -> Check:
+    """Try KVM with a kernel of the store, if there is one: that /dev/kvm opens is no proof."""
+    from banger_tools.store import kernels
+    from banger_tools.vmm import probe, qemu
+
+    program = f"qemu-system-{platform.machine()}"
+    try:
+        names = kernels.listed()
+        if not names:
+            return Check("kvm", PASS, "/dev/kvm opens; whether a kernel boots with it is tried with the first machine")
+        kernel = kernels.described(kernels.root() / names[0], names[0])
+        answer = probe.kvm(program, qemu.version(program), Path(kernel.vmlinuz or kernel.kernel))
+    except errors.BangerError as error:
+        return Check("kvm", WARN, f"could not be tried: {error.message}", error.hint)
+    if not answer.usable:
+        return Check("kvm", WARN, f"does not work: {answer.reason}; machines run emulated, slowly")
+    return Check("kvm", PASS, "boots a kernel")
 
 
 def debian_builds() -> Check:
