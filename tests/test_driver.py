@@ -191,6 +191,14 @@ def test_pull_never_holds(banger_home: Path) -> None:
     assert not (banger_home / "cache").exists()
 
 
+@pytest.mark.parametrize("given", ["docker.io/library/tiny:1.0", "tiny:1.0", "tiny-1.0"])
+def test_image_pulled_by_its_reference_is_found_by_it(given: str, banger_home: Path) -> None:
+    (banger_home / "state" / "images" / "tiny-1.0").mkdir(parents=True)
+    done = run("banger", "vm", "run", "--image", given, "--", "true")
+    assert done.returncode == 65
+    assert b"the image 'tiny-1.0' is broken" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -117,8 +117,11 @@ def passed_on(arguments: cli.Arguments, names: Sequence[str]) -> Iterator[str]:
 
 
 def image_and_source(text: str) -> tuple[str, str | None]:
-    """Return the name of an image and what it can be made of, from either."""
-    from banger_tools.store import names
+    """Return the name of an image and what it can be made of, from either; the name is what bg-fetch would give it.
+
+    Raises BadUsage for a reference that is none.
+    """
+    from banger_tools.oci import reference
 
     if text in KNOWN:
         return text, KNOWN[text]
@@ -126,7 +129,7 @@ def image_and_source(text: str) -> tuple[str, str | None]:
         if text == source:
             return name, source
     if ":" in text or "/" in text:
-        return names.derived(text), text
+        return reference.friendly_name(reference.parse(text)), text
     return text, None
 
 
