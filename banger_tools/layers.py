@@ -255,14 +255,15 @@ class Replay:
 def _entry(path: bytes, node: Node, first_names: dict[int, bytes]) -> tree.Entry:
     if len(path) > tree.MAX_PATH:
         raise Refused(f"a path has {len(path)} bytes, {tree.MAX_PATH} at most: '{_shown(path[:100])}…'")
-    text, exact = tree.text_of(path)
     kind = node.type
     if kind != DIR:
         first = first_names.setdefault(id(node), path)
         if first is not path:
-            target, target_exact = tree.text_of(first)
-            return tree.Entry(text, HARDLINK, target=target, path_b64=exact, target_b64=target_exact)
-    entry = tree.Entry(text, kind, f"{node.mode:04o}", node.uid, node.gid, node.mtime, path_b64=exact)
+            link = tree.new_entry(path, HARDLINK)
+            link.target, link.target_b64 = tree.text_of(first)
+            return link
+    entry = tree.new_entry(path, kind)
+    entry.mode, entry.uid, entry.gid, entry.mtime = f"{node.mode:04o}", node.uid, node.gid, node.mtime
     if kind == tar.FILE:
         entry.size, entry.segments = node.size, node.segments
         if node.size:

@@ -9,20 +9,29 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple, cast
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from banger_tools import errors
 
 VERSION = 1
-TYPES = ("file", "dir", "symlink", "hardlink", "char", "block", "fifo")
 MAX_PATH, MAX_NAME = 4096, 255
+MAX_ID = 2**32 - 2  # the next one means "no id" to the kernel
 
-Segments = list[tuple[int, int, int]]
+Natural = Annotated[int, Meta(ge=0)]
+Id = Annotated[int, Meta(ge=0, le=MAX_ID)]
+Mode = Annotated[str, Meta(pattern=r"^[0-7]{1,4}\Z")]
+Nanoseconds = Annotated[int, Meta(ge=0, le=10**9 - 1)]
+Type = Literal["file", "dir", "symlink", "hardlink", "char", "block", "fifo"]
+Segments = list[tuple[Natural, Natural, Natural]]
+
+# A path of the guest without an empty, "." or ".." component; names of 255 bytes at most
+_PATH = re.compile(rb"/|(?:/(?!\.{1,2}(?:/|\Z))[^/\0]{1,255})+")
 
 
 class SourceFile(Struct, frozen=True, omit_defaults=True):
@@ -51,16 +60,16 @@ class Entry(Struct, omit_defaults=True, gc=False):
     """
 
     path: str
-    type: str
-    mode: str = "0755"
-    uid: int = 0
-    gid: int = 0
-    mtime: tuple[int, int] = (0, 0)
-    size: int = 0
+    type: Type
+    mode: Mode = "0755"
+    uid: Id = 0
+    gid: Id = 0
+    mtime: tuple[int, Nanoseconds] = (0, 0)
+    size: Natural = 0
     target: str | None = None
-    rdev: tuple[int, int] | None = None
+    rdev: tuple[Natural, Natural] | None = None
     xattrs: dict[str, str] | None = None
-    data: tuple[int, int] | None = None
+    data: tuple[Natural, Natural] | None = None
     segments: Segments | None = None
     path_b64: str | None = None
     target_b64: str | None = None
@@ -91,19 +100,23 @@ def text_of(name: bytes) -> tuple[str, str | None]:
         return name.decode(errors="replace"), base64.b64encode(name).decode()
 
 
+def _decode(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)
+
+
 def path_bytes(entry: Entry) -> bytes:
     """Return the exact path of an entry."""
-    return entry.path.encode() if entry.path_b64 is None else base64.b64decode(entry.path_b64)
+    return entry.path.encode() if entry.path_b64 is None else _decode(entry.path_b64)
 
 
 def target_bytes(entry: Entry) -> bytes:
     """Return the exact target of a symlink or hardlink."""
-    return (entry.target or "").encode() if entry.target_b64 is None else base64.b64decode(entry.target_b64)
+    return (entry.target or "").encode() if entry.target_b64 is None else _decode(entry.target_b64)
 
 
 def xattr_values(entry: Entry) -> dict[str, bytes]:
     """Return the extended attributes of an entry."""
-    return {name: base64.b64decode(value) for name, value in (entry.xattrs or {}).items()}
+    return {name: _decode(value) for name, value in (entry.xattrs or {}).items()}
 
 
 def write(path: Path, tree: Tree) -> Written:
@@ -192,57 +205,51 @@ def _in_order(entries: list[Entry], sources: int, path: Path) -> list[Entry]:
     for entry in by_path.values():
         if entry.type == "hardlink":
             _check_hardlink(entry, by_path, path)
-    ordered = sorted(by_path, key=lambda name: name.split(b"/") if name != b"/" else [])
+    # NUL, which no name holds, sorts before all that may stand in one: so a folder comes before its neighbours.
+    ordered = sorted(by_path, key=lambda name: name.replace(b"/", b"\0"))
     return [by_path[name] for name in ordered]
 
 
 def _check(entry: Entry, sources: int, path: Path) -> bytes:
-    """Check one entry on its own and return its exact path."""
+    """Check what the types of the fields do not say, and return the exact path."""
     try:
         name = path_bytes(entry)
-        target_bytes(entry)
-        xattr_values(entry) if entry.xattrs else None
-        mode = int(entry.mode, 8)
+        if entry.target_b64:
+            target_bytes(entry)
+        if entry.xattrs:
+            xattr_values(entry)
+        problem = _problem(entry, name, sources)
     except (ValueError, binascii.Error) as error:
-        raise errors.BadInput(f"'{path}': '{entry.path}': {error}") from error
-    problem = _problem(entry, name, mode, sources)
+        problem = str(error)
     if problem:
         raise errors.BadInput(f"'{path}': '{entry.path}': {problem}")
     return name
 
 
-def _problem(entry: Entry, name: bytes, mode: int, sources: int) -> str | None:
-    if entry.type not in TYPES:
-        return f"type '{entry.type}' is none of {', '.join(TYPES)}"
-    if not 0 <= mode <= 0o7777:
-        return f"mode '{entry.mode}' is not four octal digits"
-    if not (0 <= entry.uid < 2**32 - 1 and 0 <= entry.gid < 2**32 - 1):
-        return f"owner {entry.uid}:{entry.gid} is out of range"
-    if not 0 <= entry.mtime[1] < 10**9:
-        return "the nanoseconds of mtime are out of range"
-    if entry.data is not None and not (0 <= entry.data[0] < sources and entry.data[1] >= 0):
+def _problem(entry: Entry, name: bytes, sources: int) -> str | None:
+    kind = entry.type
+    if _PATH.fullmatch(name) is None or len(name) > MAX_PATH:
+        return "a path begins with '/' and has no '.' or '..', names of 255 bytes at most, and 4096 in all"
+    if entry.data is not None and entry.data[0] >= sources:
         return f"data source {entry.data[0]} is not in the header"
-    if entry.type == "file" and (entry.size < 0 or (entry.size > 0 and entry.data is None)):
-        return "a file with a size needs data"
-    if entry.type in ("char", "block") and entry.rdev is None:
+    if entry.segments is not None and not _fit(entry.segments, entry.size):
+        return "its segments are not in order, or go beyond its size"
+    if kind == "file":
+        return "a file with a size needs data" if entry.size and entry.data is None else None
+    if kind in ("char", "block") and entry.rdev is None:
         return "a device needs rdev"
-    if entry.type in ("symlink", "hardlink") and not entry.target:
+    if kind in ("symlink", "hardlink") and not entry.target:
         return "a link needs a target"
-    return _name_problem(name)
-
-
-def _name_problem(name: bytes) -> str | None:
-    if name == b"/":
-        return None
-    parts = name.split(b"/")
-    if parts[0] or len(name) > MAX_PATH or b"\0" in name:
-        return "the path must begin with '/', and have 4096 bytes at most and no NUL"
-    for part in parts[1:]:
-        if part in (b"", b".", b".."):
-            return "the path must have no empty, '.' or '..' component"
-        if len(part) > MAX_NAME:
-            return "a name must have 255 bytes at most"
     return None
+
+
+def _fit(segments: Segments, size: int) -> bool:
+    end = 0
+    for offset, _, length in segments:
+        if offset < end or offset + length > size:
+            return False
+        end = offset + length
+    return True
 
 
 def _add_parents(by_path: dict[bytes, Entry], path: Path) -> None:
@@ -270,10 +277,4 @@ def _check_hardlink(entry: Entry, by_path: dict[bytes, Entry], path: Path) -> No
 def new_entry(path: bytes, kind: str) -> Entry:
     """Return an entry of a type with its exact path and defaults for all else."""
     text, exact = text_of(path)
-    return Entry(text, kind, path_b64=exact)
-
-
-def entries_below(entries: Iterable[Entry], folder: bytes) -> Iterator[Entry]:
-    """Yield the entries strictly below a folder."""
-    prefix = folder.rstrip(b"/") + b"/"
-    return (entry for entry in entries if path_bytes(entry).startswith(prefix) and entry.path != "/")
+    return Entry(text, cast(Type, kind), path_b64=exact)

@@ -109,7 +109,7 @@ def _copy_all(copies: Sequence[Copy], sources: Sequence[int], target: int) -> No
 
 
 def _view(descriptor: int) -> memoryview:
-    size = os.fstat(descriptor).st_size
+    size = os.fstat(descriptor).st_size if descriptor >= 0 else 0
     return memoryview(mmap.mmap(descriptor, size, prot=mmap.PROT_READ)) if size else memoryview(b"")
 
 

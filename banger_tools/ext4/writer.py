@@ -347,14 +347,18 @@ def _device(rdev: tuple[int, int]) -> bytes:
 
 
 @contextlib.contextmanager
-def opened_sources(sources: Sequence[SourceFile]) -> Iterator[list[int]]:
-    """Open the files that a tree's data comes from, each of the size that the tree says.
+def opened_sources(sources: Sequence[SourceFile], plan: Plan) -> Iterator[list[int]]:
+    """Open the files that a plan's data comes from, each of the size that the tree says; -1 stands for the others.
 
     Raises NoInput, Denied or BadInput.
     """
+    used = {item.entry.data[0] for item in plan.items if item.entry.data is not None}
     with contextlib.ExitStack() as stack:
         descriptors = []
-        for source in sources:
+        for number, source in enumerate(sources):
+            if number not in used:
+                descriptors.append(-1)
+                continue
             try:
                 descriptor = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
@@ -394,5 +398,5 @@ def fill(path: Path, plan: Plan, sources: Sequence[SourceFile]) -> Filled:
     """
     from banger_tools.ext4.image import opened
 
-    with opened(path, writable=True) as image, opened_sources(sources) as descriptors:
+    with opened(path, writable=True) as image, opened_sources(sources, plan) as descriptors:
         return Writer(image, plan).write(descriptors)
