@@ -48,7 +48,7 @@ class Node:
 
     def __init__(self, member: Member, source: int) -> None:
         self.type = member.type
-        self.mode = member.mode
+        self.mode = member.mode if member.type != SYMLINK else 0o777  # nothing else can be set on Linux
         self.uid = member.uid
         self.gid = member.gid
         self.mtime = member.mtime

@@ -169,6 +169,7 @@ NAMED_CASES = {
     "metadata_of_a_folder_is_the_newest": [layer(("d/", {"mode": 0o700}), "d/x"), layer(("d/", {"uid": 5}))],
     "the_last_of_two_wins": [layer(holding("a", b"first"), holding("a", b"second"))],
     "implied_parents": [layer("one/two/three")],
+    "symlink_with_a_mode": [layer(("l", {"kind": tarfile.SYMTYPE, "linkname": "x", "mode": 0o644}))],
     "setuid_and_owners": [layer(holding("s", b"x", mode=0o6755, uid=1000, gid=1000))],
 }
 
