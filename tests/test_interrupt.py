@@ -1,4 +1,4 @@
-"""Each stage stopped at a random moment, twenty times: nothing temporary is left, and it succeeds when run again."""
+"""Each stage stopped at a random moment, twenty times, and on a full disk: nothing temporary is left behind."""
 
 from __future__ import annotations
 
@@ -98,3 +98,22 @@ def test_stage_stopped_at_any_moment_leaves_nothing_and_runs_again(
         [*argv, *(["--force"] if stage not in ("bg-publish", "bg-fetch") else [])], env=env, capture_output=True
     )
     assert done.returncode in (0, 73), done.stderr.decode()
+
+
+@pytest.mark.parametrize("stage", support.STAGES[:-1])
+def test_stage_on_a_full_disk_says_so_and_leaves_nothing(stage: str, inputs: Path, small_disk: Path) -> None:
+    work = small_disk / "work"
+    work.mkdir()
+    (small_disk / "filler").write_bytes(bytes(os.statvfs(small_disk).f_bavail * 4096 - (100 << 10)))
+    done = subprocess.run(
+        command(stage, inputs, work),
+        env=support.environment({"BANGER_HOME": str(small_disk / "home")}),
+        capture_output=True,
+        cwd=work,
+    )
+    said = done.stderr.decode()
+    assert done.returncode == 74, said
+    assert "no space left" in said.lower()
+    assert "Traceback" not in said
+    assert leftovers(small_disk) == []
+    assert list(work.iterdir()) == []
