@@ -14,7 +14,7 @@ from banger_tools import errors
 HEAD = 2048
 """Bytes of a stream's beginning that are enough to tell what it is."""
 
-PIECE = 1 << 20
+PIECE = 256 << 10
 SLICE = 64 << 10  # a slice of input holds few members: what follows one is copied for the next
 WINDOW = 128 << 20  # what zstd itself accepts without being asked
 

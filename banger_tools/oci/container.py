@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 from banger_tools import errors
 from banger_tools.oci.cancel import Cancel
 
-PIECE = 1 << 20
+PIECE = 256 << 10
 _LINKS = 8
 
 

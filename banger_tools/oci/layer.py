@@ -19,7 +19,7 @@ from banger_tools.oci.cache import Cache
 from banger_tools.oci.cancel import Cancel
 from banger_tools.oci.documents import Blob
 
-PIECE = 1 << 20
+PIECE = 256 << 10
 
 
 class Source(Protocol):

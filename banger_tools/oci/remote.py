@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["RegistrySource", "Settings", "open_registry"]
 
 HUB_ENDPOINT = "registry-1.docker.io"
-PIECE = 1 << 20
+PIECE = 256 << 10
 _REDIRECTS = 5
 _ERROR_BYTES = 64 << 10
 
