@@ -173,7 +173,7 @@ class RootfsSource:
             return Blob(None, None, "", "-")
         if self.path.is_dir():
             raise errors.BadInput(
-                f"'{self.path}' is a folder", f"bg-flatten takes it as it is: bg-flatten '{self.path}'"
+                f"'{self.path}' is a folder", f"make a tar of it: tar -C '{self.path}' -c . | bg-fetch rootfs:-"
             )
         extent = whole_file(self.path)
         if extent.size == 0:
