@@ -10,11 +10,12 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, NamedTuple, Protocol
+from typing import IO, NamedTuple, Protocol, Self
 
 from banger_tools import console, errors, identify, manifest, sizes
 from banger_tools.oci import compression, limits
 from banger_tools.oci import digest as digests
+from banger_tools.oci.behind import Behind
 from banger_tools.oci.cache import Cache
 from banger_tools.oci.cancel import Cancel
 from banger_tools.oci.documents import Blob
@@ -44,7 +45,10 @@ class Task(NamedTuple):
 
 
 class Tar:
-    """The plain tar of a layer while it is written: hashed, and held against the limits."""
+    """The plain tar of a layer while it is written: hashed, and held against the limits.
+
+    Hashing and writing go on behind; `diff_id` stands when the context has been left.
+    """
 
     def __init__(self, file: IO[bytes], layer_limit: int, what: str, like: str | None = None) -> None:
         self._file = file
@@ -54,6 +58,16 @@ class Tar:
         self._head = b""
         self.size = 0
         self.blob_bytes = 0
+        self._behind = Behind(self._take)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._behind.finish()
+        else:
+            self._behind.abandon()
 
     @property
     def diff_id(self) -> str:
@@ -74,6 +88,9 @@ class Tar:
             raise errors.BadInput(f"{self._what} is a bomb: {self.blob_bytes} bytes grow to more than {self.size}")
         if len(self._head) < compression.HEAD:
             self._look_at(data)
+        self._behind.put(data)
+
+    def _take(self, data: bytes) -> None:
         self._hasher.update(data)
         self._file.write(data)
 
@@ -203,8 +220,8 @@ def unpack(task: Task, chunks: Iterable[bytes], blob: Blob, diff_id: str | None,
     temporary = task.cache.partial / name
     try:
         with open(temporary, "wb") as file:
-            tar = Tar(file, task.limits.layer, what, diff_id)
-            _pour(task.cancel, chunks, blob, tar, what)
+            with Tar(file, task.limits.layer, what, diff_id) as tar:
+                _pour(task.cancel, chunks, blob, tar, what)
         if diff_id is not None and tar.diff_id != diff_id:
             raise errors.BadInput(f"{what}: its tar must have the diff_id {diff_id}, and has {tar.diff_id}")
         task.cache.keep_layer(temporary, tar.diff_id)
