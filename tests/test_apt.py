@@ -23,14 +23,14 @@ from tests import support
 DEB822 = """\
 # a comment
 Types: deb deb-src
-URIs: http://deb.debian.org/debian http://other.example/debian
+URIs: http://mirror.example/debian http://other.example/debian
 Suites: bookworm bookworm-updates
 Components: main contrib
 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 Architectures: amd64
 
 Types: deb-src
-URIs: http://deb.debian.org/debian
+URIs: http://mirror.example/debian
 Suites: bookworm
 Components: main
 
@@ -47,14 +47,14 @@ Components: main
 Signed-By:
  -----BEGIN PGP PUBLIC KEY BLOCK-----
  .
- mDMEY865UxYJKwYBBAHaRw8BAQdAd7Z0srwuhlB6JKFkcf4HU4SSS
+ bm90IGEga2V5
  -----END PGP PUBLIC KEY BLOCK-----
 """
 LINES = """\
-deb http://deb.debian.org/debian bookworm main # the main one
+deb http://mirror.example/debian bookworm main # the main one
 deb [arch=amd64 signed-by=/k.gpg] https://example.org/debian bookworm-security main contrib
 # deb http://commented.example/ bookworm main
-deb-src http://deb.debian.org/debian bookworm main
+deb-src http://mirror.example/debian bookworm main
 deb cdrom:[Debian] bookworm main
 """
 
@@ -66,7 +66,7 @@ def test_deb822_sources_are_read_as_apt_reads_them(tmp_path: Path) -> None:
     key = (("signed-by", "/usr/share/keyrings/debian-archive-keyring.gpg"),)
     assert found[:4] == [
         Source(f"http://{host}/debian", suite, ("main", "contrib"), key)
-        for host in ("deb.debian.org", "other.example")
+        for host in ("mirror.example", "other.example")
         for suite in ("bookworm", "bookworm-updates")
     ]
     assert [source.uri for source in found[4:]] == ["http://inline.example/"]
@@ -78,7 +78,7 @@ def test_one_line_sources_are_read_as_apt_reads_them(tmp_path: Path) -> None:
     path = tmp_path / "x.list"
     path.write_text(LINES)
     assert [str(source) for source in sources.read(path)] == [
-        "deb http://deb.debian.org/debian bookworm main",
+        "deb http://mirror.example/debian bookworm main",
         "deb [signed-by=/k.gpg] https://example.org/debian bookworm-security main contrib",
     ]
 
