@@ -34,21 +34,30 @@ def run(doc: str, argv: Sequence[str] | None, work: Callable[[Arguments], int | 
     manual = docs.parse(doc)
     console.configure(manual.name)
     with _signals():
-        status = errors.BUG
         try:
-            arguments = parse(manual, sys.argv[1:] if argv is None else argv, nested=nested)
-            if answered(manual, arguments):
-                status = 0
-            else:
-                _configure(manual.name, arguments)
-                status = work(arguments) or 0
-            sys.stdout.flush()
+            try:
+                status = _worked(manual, argv, work, nested=nested)
+            finally:
+                _ignore_signals()  # one that comes now must not break off the report and the clean-up
         except BaseException as error:
             status = status_of(error)
         finally:
-            _ignore_signals()
             files.remove_temporaries()
+            _settle_stdout()
         return status
+
+
+def _worked(
+    manual: docs.Manual, argv: Sequence[str] | None, work: Callable[[Arguments], int | None], *, nested: bool
+) -> int:
+    arguments = parse(manual, sys.argv[1:] if argv is None else argv, nested=nested)
+    if answered(manual, arguments):
+        status = 0
+    else:
+        _configure(manual.name, arguments)
+        status = work(arguments) or 0
+    sys.stdout.flush()
+    return status
 
 
 def answered(manual: docs.Manual, arguments: Arguments) -> bool:
@@ -148,6 +157,14 @@ def _ignore_signals() -> None:
     """Let nothing interrupt the clean-up."""
     for number in (*_STOPPING, signal.SIGALRM):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _settle_stdout() -> None:
+    """Leave nothing in stdout's buffer that the interpreter could fail to write on its way out."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        _abandon_stdout()
 
 
 def _abandon_stdout() -> None:

@@ -63,7 +63,8 @@ def argv(program: str, *arguments: str | os.PathLike[str]) -> list[str]:
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return this environment without what would change how the programs speak, and with `extra`."""
-    kept = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "SOURCE_DATE_EPOCH")}
+    ours = ("NO_COLOR", "SOURCE_DATE_EPOCH", "PYTHONUNBUFFERED")
+    kept = {key: value for key, value in os.environ.items() if key not in ours}
     return {**kept, "PATH": search_path(), **(extra or {})}
 
 
