@@ -72,6 +72,7 @@ KINDS = {
 }
 
 
+@pytest.mark.root  # the folder that mke2fs copies holds a device
 @pytest.mark.parametrize("kind", KINDS)
 def test_owners_of_an_image_that_mke2fs_made_are_set_from_the_tree(
     kind: str, content: Path, tree: Path, tmp_path: Path
