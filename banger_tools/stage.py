@@ -74,19 +74,6 @@ def read_manifest(path: Path | None) -> Manifest:
     return manifest.loads(data, "stdin")
 
 
-def input_manifest(argument: str | None) -> Manifest:
-    """Return the manifest of a stage that takes nothing else.
-
-    Raises BadInput naming what INPUT is if it is no manifest.
-    """
-    from banger_tools import identify
-
-    kind, path = open_input(argument)
-    if kind != identify.MANIFEST:
-        raise wrong_input(path, kind, "a manifest")
-    return read_manifest(path)
-
-
 def input_image(argument: str | None) -> tuple[Manifest, Path]:
     """Return the manifest and the image's path of a stage that takes either a manifest with one or an ext4 image.
 

@@ -330,17 +330,3 @@ def _claim(path: Path) -> SerialConnection | None:
     except OSError:  # in use, or the monitor does not listen
         os.close(lock)
         return None
-
-
-def single_port(path: Path) -> Connector:
-    """Return a connector over one port's socket, whose only user we are."""
-
-    def attempt(deadline: float) -> Connection | None:
-        try:
-            connection = SerialConnection(connect_unix(path))
-        except OSError:
-            return None
-        connection.open(deadline)
-        return connection
-
-    return lambda deadline: _retry(lambda: attempt(deadline), deadline)

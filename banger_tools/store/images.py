@@ -33,13 +33,7 @@ def root() -> Path:
 
 def listed() -> list[str]:
     """Return the names of all images, sorted."""
-    try:
-        found = sorted(os.listdir(root()))
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise errors.os_error(error, f"cannot list '{root()}'") from error
-    return [name for name in found if not staging.is_staging(name) and (root() / name).is_dir()]
+    return staging.finished(root())
 
 
 def find(name: str, what: str = "--image") -> manifest.Manifest:

@@ -52,11 +52,7 @@ def default_ref(architecture: str) -> str:
 
 def listed() -> list[str]:
     """Return the names of all kernels, sorted."""
-    try:
-        found = sorted(os.listdir(root()))
-    except FileNotFoundError:
-        return []
-    return [name for name in found if not staging.is_staging(name) and (root() / name).is_dir()]
+    return staging.finished(root())
 
 
 def find(name: str) -> Stored:

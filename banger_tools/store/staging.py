@@ -122,6 +122,20 @@ def retire(folder: Path) -> None:
     files.discard(doomed)
 
 
+def finished(parent: Path) -> list[str]:
+    """Return the names of the finished objects in a folder, sorted; none if there is no such folder.
+
+    Raises Denied if it cannot be read.
+    """
+    try:
+        found = sorted(os.listdir(parent))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise errors.os_error(error, f"cannot list '{parent}'") from error
+    return [name for name in found if not is_staging(name) and (parent / name).is_dir()]
+
+
 def is_staging(name: str) -> bool:
     """Tell whether a folder's name is that of something unfinished."""
     return _MARK in name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from banger_tools import errors, files, locations, manifest
@@ -19,11 +18,7 @@ def root() -> Path:
 
 def listed() -> list[str]:
     """Return the names of all machines, sorted."""
-    try:
-        found = sorted(os.listdir(root()))
-    except FileNotFoundError:
-        return []
-    return [name for name in found if not staging.is_staging(name) and (root() / name).is_dir()]
+    return staging.finished(root())
 
 
 def folder(name: str) -> Path:
