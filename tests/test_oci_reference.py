@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from banger_tools import errors
 from banger_tools.oci import reference
-from banger_tools.oci.reference import Apt, DockerArchive, Layout, Registry, Rootfs
+from banger_tools.oci.reference import Apt, Bundle, Daemon, DockerArchive, Layout, Registry, Rootfs
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 
@@ -48,6 +48,12 @@ def test_registry_references_read_as_docker_reads_them(text: str, expected: str)
         ("oci-archive:a.tar:v1", Layout(Path("a.tar"), "v1", None, True)),
         ("docker-archive:a.tar", DockerArchive(Path("a.tar"))),
         ("docker-archive:a.tar:x:1", DockerArchive(Path("a.tar"), "docker.io/library/x:1")),
+        ("docker-daemon:web:1", Daemon("docker", "web:1")),
+        ("podman:localhost/web", Daemon("podman", "localhost/web")),
+        ("bundle:a#b.tar.zst", Bundle("a#b.tar.zst")),
+        ("bundle:https://x.org/a.tar.zst", Bundle("https://x.org/a.tar.zst")),
+        ("https://x.org/a.tar.zst?sig=1", Bundle("https://x.org/a.tar.zst?sig=1")),
+        (f"https://x.org/a.tar.zst#{DIGEST}", Bundle("https://x.org/a.tar.zst", DIGEST)),
         ("rootfs:-", Rootfs(Path("-"))),
         ("apt:bookworm", Apt("bookworm")),
         ("apt:sid?include=g++,git&variant=essential", Apt("sid", ("g++", "git"), None, "essential")),
@@ -70,7 +76,14 @@ def test_transports_are_taken_apart(text: str, expected: reference.Reference) ->
         ("debian@sha256:12", "64 hex"),
         ("debian@md5:" + "0" * 32, "not known"),
         ("./image.tar", "path"),
-        ("https://x/y", "not a transport"),
+        ("https://x/y", "only bundles"),
+        ("ftp://x/y", "not a transport"),
+        ("https:///a.tar.zst", "not the URL"),
+        ("bundle:ftp://x/a.tar.zst", "not the URL"),
+        ("https://me:secret@x/a.tar.zst", "password"),
+        ("https://x/a.tar.zst#sha256:12", "64 hex"),
+        ("docker-daemon:--help", "name"),
+        ("podman:", "nothing follows"),
         ("oci:", "nothing follows"),
         ("apt:Book worm", "is not a suite"),
         ("apt:bookworm?variant=huge", "no variant"),
@@ -98,6 +111,8 @@ def test_wrong_references_say_what_is_wrong(text: str, wrong: str) -> None:
         ("oci:/x/img:ghcr.io/a/b:V1", "img-b-v1"),
         ("docker-archive:/x/web.tar.gz", "web"),
         ("docker-archive:/x/y.tar:a/web:2", "web-2"),
+        ("docker-daemon:a/web:2", "web-2"),
+        ("https://x.org/d/debian-12.tar.zst?sig=1", "debian-12"),
         ("rootfs:/x/My Root.tar.xz", "my-root"),
         ("rootfs:-", "rootfs"),
     ],

@@ -10,12 +10,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from banger_tools import errors
 from banger_tools.oci import digest as digests
 
-EXAMPLES = "debian:bookworm, oci:DIR:TAG, oci-archive:FILE, docker-archive:FILE, rootfs:FILE, apt:bookworm"
+EXAMPLES = "debian:bookworm, oci:DIR:TAG, oci-archive:FILE, docker-archive:FILE, rootfs:FILE, bundle:FILE, apt:bookworm"
+BUNDLE_EXAMPLE = "for example https://example.org/images/NAME.tar.zst#sha256:HEX"
 DOCKER_HUB = "docker.io"
 NAME_LIMIT = 63
 
@@ -26,6 +27,7 @@ _LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
 _HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:.]+\])(?::(\d+))?")
 _REPOSITORY_LIMIT = 255
 
+_CATALOG_NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 _SUITE = re.compile(r"[a-z][a-z0-9+.-]*(?:/[a-z0-9+.-]+)?")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(?::[a-z0-9-]+)?(?:[=/][a-zA-Z0-9+.:~/-]+)?")
 _VARIANTS = ("essential", "apt", "required", "minbase", "buildd", "important", "standard")
@@ -82,8 +84,23 @@ class DockerArchive(NamedTuple):
         return f"docker-archive:{self.path}" + (f":{self.name}" if self.name else "")
 
 
+class Daemon(NamedTuple):
+    """An image in the store of docker or podman on this machine, by its name or id."""
+
+    engine: str
+    name: str
+
+    @property
+    def kind(self) -> str:
+        """The transport that it was written with."""
+        return "docker-daemon" if self.engine == "docker" else self.engine
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.name}"
+
+
 class Rootfs(NamedTuple):
-    """A flat tar of a root filesystem, compressed or not; the path `-` is stdin."""
+    """A root filesystem as it is: a flat tar, compressed or not, or a folder; the path `-` is a tar on stdin."""
 
     path: Path
 
@@ -94,6 +111,26 @@ class Rootfs(NamedTuple):
 
     def __str__(self) -> str:
         return f"rootfs:{self.path}"
+
+
+class Bundle(NamedTuple):
+    """A finished image as a catalog offers it: a `.tar.zst` in a file or behind a URL, with its digest if known."""
+
+    location: str
+    digest: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """What `source.kind` of a manifest says."""
+        return "bundle"
+
+    @property
+    def is_url(self) -> bool:
+        """Whether it has to come over a network."""
+        return "://" in self.location
+
+    def __str__(self) -> str:
+        return f"bundle:{self.location}" + (f"#{self.digest}" if self.digest else "")
 
 
 class Apt(NamedTuple):
@@ -118,7 +155,7 @@ class Apt(NamedTuple):
         return f"apt:{self.suite}" + ("?" + "&".join(query) if query else "")
 
 
-Reference = Registry | Layout | DockerArchive | Rootfs | Apt
+Reference = Registry | Layout | DockerArchive | Daemon | Rootfs | Bundle | Apt
 
 
 def parse(text: str) -> Reference:
@@ -129,15 +166,22 @@ def parse(text: str) -> Reference:
     transport, colon, rest = text.partition(":")
     if not text or text != text.strip() or not text.isprintable():
         raise _wrong(text, "it is empty or has spaces or control characters in it")
-    if "://" in text:
-        if transport != "docker":
-            raise _wrong(text, f"'{transport}://' is not a transport")
+    if transport in ("http", "https") and rest.startswith("//"):
+        return _bundle(text)
+    if transport == "docker" and rest.startswith("//"):
         return parse_registry(rest[2:])
+    if rest.startswith("//"):
+        raise _wrong(text, f"'{transport}://' is not a transport")
     if not colon or transport not in _TRANSPORTS:
         return parse_registry(text)
     if not rest:
         raise _wrong(text, f"nothing follows '{transport}:'")
     return _TRANSPORTS[transport](rest)
+
+
+def may_be_catalog_name(text: str) -> bool:
+    """Tell whether a REF may be the name of a catalog's entry, which goes before a repository of that name."""
+    return _CATALOG_NAME.fullmatch(text) is not None and len(text) <= NAME_LIMIT
 
 
 def _wrong(text: str, why: str, hint: str | None = None) -> errors.BadUsage:
@@ -206,6 +250,28 @@ def _layout(rest: str, *, archive: bool = False) -> Layout:
     return Layout(Path(path), tag or None, None, archive)
 
 
+def _daemon(engine: str, name: str) -> Daemon:
+    if not re.fullmatch(r"[A-Za-z0-9\[][A-Za-z0-9._:/@\[\]-]*", name):
+        raise _wrong(name, f"no image of {engine} can have this name")
+    return Daemon(engine, name)
+
+
+def _bundle(rest: str) -> Bundle:
+    """Return a bundle; only a URL may carry a digest behind a `#`, for a file may have one in its name."""
+    scheme, colon, _ = rest.partition("://")
+    if not colon:
+        return Bundle(rest)
+    location, hash_sign, digest = rest.partition("#")
+    parts = urlsplit(location)
+    if scheme not in ("http", "https") or not parts.hostname:
+        raise _wrong(rest, "it is not the URL of a bundle", BUNDLE_EXAMPLE)
+    if not parts.path.endswith(".tar.zst"):
+        raise _wrong(rest, "only bundles are fetched by URL, and their names end in .tar.zst", BUNDLE_EXAMPLE)
+    if parts.username is not None or parts.password is not None:
+        raise _wrong(rest, "a URL is no place for a password")
+    return Bundle(location, _digest(rest, digest) if hash_sign else None)
+
+
 def _docker_archive(rest: str) -> DockerArchive:
     path, _, name = rest.partition(":")
     if not path:
@@ -252,6 +318,9 @@ _TRANSPORTS: dict[str, Callable[[str], Reference]] = {
     "oci": _layout,
     "oci-archive": lambda rest: _layout(rest, archive=True),
     "docker-archive": _docker_archive,
+    "docker-daemon": lambda rest: _daemon("docker", rest),
+    "podman": lambda rest: _daemon("podman", rest),
+    "bundle": _bundle,
     "rootfs": lambda rest: Rootfs(Path(rest)),
     "apt": _apt,
 }
@@ -267,8 +336,12 @@ def friendly_name(reference: Reference) -> str:
             text = "-".join(filter(None, [_stem(path), _last(tag), digests.short(digest) if digest else None]))
         case DockerArchive(path=path, name=name):
             text = _last(name) or _stem(path)
+        case Daemon(name=name):
+            text = _last(name.partition("@")[0]) or name
         case Rootfs(path=path):
             text = _stem(path) if str(path) != "-" else "rootfs"
+        case Bundle(location=location):
+            text = _stem(Path(urlsplit(location).path if reference.is_url else location))
         case Apt(suite=suite):
             text = suite
     return clean_name(text)
