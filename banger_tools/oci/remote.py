@@ -10,17 +10,18 @@ import json
 import re
 import threading
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from banger_tools import console, errors
 from banger_tools.manifest import Platform
-from banger_tools.oci import credentials, documents, limits, reference
+from banger_tools.oci import credentials, documents, limits, reference, resume
 from banger_tools.oci import digest as digests
 from banger_tools.oci.cache import Cache
 from banger_tools.oci.cancel import Cancel
 from banger_tools.oci.documents import Blob, Descriptor, Document, Image
-from banger_tools.oci.http import Busy, NotTls, Settings, Transport, Unreachable, Watch, is_loopback, retry_after
+from banger_tools.oci.http import Busy, NotTls, Settings, Transport, Unreachable, is_loopback, retry_after
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["RegistrySource", "Settings", "open_registry"]
 
 HUB_ENDPOINT = "registry-1.docker.io"
-PIECE = 256 << 10
 _REDIRECTS = 5
 _ERROR_BYTES = 64 << 10
 
@@ -224,10 +224,6 @@ def _registry_message(body: bytes) -> str | None:
     return None
 
 
-class _WrongRange(Busy):
-    """A server that offers ranges garbles them: ask for everything instead."""
-
-
 class RegistrySource:
     """A repository as a source, its documents read through the cache."""
 
@@ -301,53 +297,9 @@ class RegistrySource:
 
         Raises BadInput if there are more of them than promised, Retry if it breaks again and again without progress.
         """
-        assert blob.size is not None
         what = f"the layer {digests.short(str(blob.digest))} of '{self._subject}'"
-        position, failures, ranged = start, 0, True
-        while position < blob.size:
-            try:
-                for chunk in self._body(blob, position, what, ranged=ranged):
-                    position, failures = position + len(chunk), 0
-                    yield chunk
-                if position < blob.size:
-                    raise Busy("the connection ended early")
-            except Busy as busy:
-                ranged = not isinstance(busy, _WrongRange)
-                self.client.transport.pause(what, busy, failures)
-                failures += 1
-
-    def _body(self, blob: Blob, position: int, what: str, *, ranged: bool) -> Iterator[bytes]:
-        """Yield what one request gives of a blob from `position` on; not `ranged`, all of it is sent again."""
-        assert blob.size is not None
-        headers = {"Range": f"bytes={position}-"} if position and ranged else {}
-        with self.client.get(f"blobs/{blob.digest}", headers) as response:
-            skip = _bytes_to_skip(response, position)
-            left, watch = blob.size - position, Watch()
-            while piece := self.client.transport.read(response, PIECE, self.client.ref.host):
-                watch.saw(len(piece))
-                dropped = min(skip, len(piece))
-                skip -= dropped
-                piece = piece[dropped:]
-                if len(piece) > left:
-                    raise errors.BadInput(f"{what} is longer than the {blob.size} bytes that its manifest says")
-                left -= len(piece)
-                if piece:
-                    yield piece
-
-
-def _bytes_to_skip(response: BaseHTTPResponse, position: int) -> int:
-    """Return how much of a response repeats what is known: servers may ignore a range.
-
-    Raises _WrongRange if the server sends another range than the one asked for.
-    """
-    if response.status == 416:
-        raise _WrongRange("the server has no such range", 0.0)
-    if response.status == 200:
-        return position
-    match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-    if match is None or int(match.group(1)) > position:
-        raise _WrongRange("the server sends another range than the one asked for", 0.0)
-    return position - int(match.group(1))
+        get = partial(self.client.get, f"blobs/{blob.digest}")
+        return resume.chunks(resume.Body(self.client.transport, get, self.client.ref.host, what, blob.size), start)
 
 
 @contextlib.contextmanager
