@@ -1,153 +1,125 @@
 #!/usr/bin/env python3
-"""From an OCI layout on disk to a finished ext4 image: our stages beside `umoci unpack` and `mkfs.ext4 -d`, in turn.
+"""From an OCI layout on disk to a finished ext4 image with the right owners: our stages beside what else does it.
 
-Usage: bench/chain.py [--rounds=N] [--include=PACKAGES]    (as root: umoci unpacks as root)
+Usage: bench/chain.py [--rounds=N] [--layers=N] [--compression=gzip|zstd] [--include=PACKAGES] [--stages]    (as root)
 
-The input is made of the host's Debian packages, once, in bench/.work: `--include` makes it larger, for example
---include=build-essential,git,vim,python3-dev,texlive-base. Every round runs each way once, with an empty cache of
-ours, and the table gives medians and their ratio.
+Every run begins with cold caches and an empty cache of ours. Beside us: `umoci unpack` and `mkfs.ext4 -d`, as root;
+and the usual way without root: decompress, extract, `mkfs.ext4 -d`, owners by debugfs.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
-import hashlib
 import json
 import os
 import shutil
-import statistics
+import stat
 import subprocess
-import time
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-WORK = Path(__file__).resolve().parent / ".work"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench import inputs, timing
+
 STAGES = ("bg-fetch", "bg-flatten", "bg-mkext4", "bg-chown")
 
 
-def program(name: str) -> str:
-    return str(ROOT / "bin" / name)
-
-
-def debian_layer(include: str) -> Path:
-    """Return the plain tar of a Debian root filesystem, made once."""
-    reference = f"apt:bookworm?include={include}" if include else "apt:bookworm"
-    env = {**os.environ, "BANGER_HOME": str(WORK / "input-home")}
-    out = subprocess.run([program("bg-fetch"), reference], env=env, check=True, stdout=subprocess.PIPE).stdout
-    return Path(json.loads(out)["layers"][0]["path"])
-
-
-def oci_layout(layer: Path) -> Path:
-    """Return an OCI layout with one gzip layer, as registries serve it."""
-    folder = WORK / f"oci-{layer.name[:12]}"
-    if (folder / "index.json").exists():
-        return folder
-    shutil.rmtree(folder, ignore_errors=True)
-    blobs = folder / "blobs/sha256"
-    blobs.mkdir(parents=True)
-    packed = folder / "layer.gz"
-    with open(layer, "rb") as source, gzip.GzipFile(packed, "wb", 6, mtime=0) as target:
-        shutil.copyfileobj(source, target, 1 << 20)
-    kind = "application/vnd.oci.image"
-    blob = place(packed, blobs, f"{kind}.layer.v1.tar+gzip")
-    config = {"architecture": "amd64", "os": "linux", "config": {}}
-    config["rootfs"] = {"type": "layers", "diff_ids": [f"sha256:{layer.name}"]}
-    manifest = {"schemaVersion": 2, "layers": [blob], "config": put(config, blobs, f"{kind}.config.v1+json")}
-    top = put(manifest, blobs, f"{kind}.manifest.v1+json")
-    top["annotations"] = {"org.opencontainers.image.ref.name": "bench"}
-    (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
-    (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [top]}))
-    return folder
-
-
-def place(path: Path, blobs: Path, media_type: str) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    size = path.stat().st_size
-    path.rename(blobs / digest)
-    return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": size}
-
-
-def put(value: dict[str, Any], blobs: Path, media_type: str) -> dict[str, Any]:
-    path = blobs / "new"
-    path.write_text(json.dumps(value))
-    return place(path, blobs, media_type)
-
-
-def timed(argv: list[str], **options: Any) -> float:
-    start = time.monotonic()
-    subprocess.run(argv, check=True, **options)
-    return time.monotonic() - start
-
-
 def fresh(name: str) -> Path:
-    folder = WORK / name
+    folder = inputs.WORK / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    subprocess.run(["sync"], check=True)
+    timing.drop_caches()
     return folder
 
 
-def ours_in_one_pipe(layout: Path) -> dict[str, float]:
+def ours(layout: Path) -> timing.Run:
     folder = fresh("ours")
     env = {**os.environ, "BANGER_HOME": str(folder / "home")}
-    words = [f"{program('bg-fetch')} oci:{layout}:bench", *(program(stage) for stage in STAGES[1:])]
-    return {"ours, in one pipe": timed(["sh", "-c", " | ".join(words) + " > made.json"], cwd=folder, env=env)}
+    words = [f"{inputs.program('bg-fetch')} oci:{layout}:{inputs.TAG}", *map(inputs.program, STAGES[1:])]
+    return timing.run(["sh", "-c", " | ".join(words) + " > made.json"], cwd=folder, env=env)
 
 
-def ours_one_by_one(layout: Path) -> dict[str, float]:
+def ours_one_by_one(layout: Path) -> Iterator[tuple[str, timing.Run]]:
     folder = fresh("ours")
     env = {**os.environ, "BANGER_HOME": str(folder / "home")}
-    times = {}
-    before = None
+    argument = f"oci:{layout}:{inputs.TAG}"
     for stage in STAGES:
-        argument = f"oci:{layout}:bench" if before is None else str(before)
         after = folder / f"{stage}.json"
         with open(after, "wb") as out:
-            times[stage] = timed([program(stage), argument], cwd=folder, env=env, stdout=out)
-        before = after
-    return times
+            yield stage, timing.run([inputs.program(stage), argument], cwd=folder, env=env, stdout=out)
+        argument = str(after)
 
 
-def umoci_and_mkfs(layout: Path) -> dict[str, float]:
-    folder = fresh("umoci")
-    unpack = timed(
-        ["umoci", "raw", "unpack", "--image", f"{layout}:bench", str(folder / "rootfs")], stdout=subprocess.DEVNULL
-    )
-    size = sum(path.lstat().st_size for path in (folder / "rootfs").rglob("*") if path.is_file())
+def umoci_and_mkfs(layout: Path) -> timing.Run:
+    folder = fresh("theirs")
+    rootfs = folder / "rootfs"
+    words = ["umoci", "raw", "unpack", "--image", f"{layout}:{inputs.TAG}", str(rootfs)]
+    unpacked = timing.run(words, stdout=subprocess.DEVNULL)
+    return timing.together([unpacked, mkfs(rootfs)])
+
+
+def mkfs(rootfs: Path) -> timing.Run:
+    size = sum(path.lstat().st_size for path in rootfs.rglob("*") if path.is_file())
     megabytes = max(1024, size * 14 // 10 >> 20)
-    argv = ["/sbin/mkfs.ext4", "-q", "-F", "-d", str(folder / "rootfs"), str(folder / "rootfs.ext4"), f"{megabytes}M"]
-    return {"umoci unpack": unpack, "mkfs.ext4 -d": timed(argv)}
+    image = rootfs.with_suffix(".ext4")
+    return timing.run(["/sbin/mkfs.ext4", "-q", "-F", "-d", str(rootfs), str(image), f"{megabytes}M"])
+
+
+def extract_and_debugfs(layout: Path, unpacker: str) -> timing.Run:
+    """Do what one does without root: the files belong to nobody in particular until debugfs says whose they are."""
+    folder = fresh("theirs")
+    rootfs = folder / "rootfs"
+    rootfs.mkdir()
+    manifest = json.loads((layout / "index.json").read_text())["manifests"][0]["digest"]
+    layers = json.loads(_blob(layout, manifest).read_text())["layers"]
+    runs = [
+        timing.run(["sh", "-c", f"{unpacker} <{_blob(layout, one['digest'])} | tar -xf - -C {rootfs}"])
+        for one in layers
+    ]
+    runs.append(mkfs(rootfs))
+    script = folder / "owners"
+    script.write_text("".join(_owner(path, rootfs) for path in [rootfs, *rootfs.rglob("*")]))
+    command = f"debugfs -w -f {script} {rootfs.with_suffix('.ext4')} >/dev/null 2>&1"
+    return timing.together([*runs, timing.run(["sh", "-c", command])])
+
+
+def _blob(layout: Path, digest: str) -> Path:
+    return layout / "blobs/sha256" / digest.partition(":")[2]
+
+
+def _owner(path: Path, rootfs: Path) -> str:
+    found = path.lstat()
+    name = f'"/{path.relative_to(rootfs)}"'
+    fields = {"uid": found.st_uid, "gid": found.st_gid, "mode": f"0{stat.S_IFMT(found.st_mode) | found.st_mode:o}"}
+    return "".join(f"sif {name} {field} {value}\n" for field, value in fields.items())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--include", default="")
+    parser.add_argument("--layers", type=int, default=1)
+    parser.add_argument("--compression", choices=("gzip", "zstd"), default="gzip")
+    parser.add_argument("--include", default=inputs.LARGE)
+    parser.add_argument("--stages", action="store_true", help="time each of our stages as well")
     options = parser.parse_args()
-    WORK.mkdir(exist_ok=True)
-    layer = debian_layer(options.include)
-    layout = oci_layout(layer)
-    rounds: dict[str, list[float]] = {}
-    for _ in range(options.rounds):
-        for way in (ours_in_one_pipe, umoci_and_mkfs, ours_one_by_one):
-            for name, seconds in way(layout).items():
-                rounds.setdefault(name, []).append(seconds)
-    report(layer, rounds)
-    for name in ("ours", "umoci"):
-        shutil.rmtree(WORK / name, ignore_errors=True)
-
-
-def report(layer: Path, rounds: dict[str, list[float]]) -> None:
-    print(f"a layer of {layer.stat().st_size >> 20} MiB, {len(next(iter(rounds.values())))} rounds\n")
-    print("| what | median s | min | max |\n|---|--:|--:|--:|")
-    for name, seconds in rounds.items():
-        print(f"| {name} | {statistics.median(seconds):.2f} | {min(seconds):.2f} | {max(seconds):.2f} |")
-    theirs = [a + b for a, b in zip(rounds["umoci unpack"], rounds["mkfs.ext4 -d"], strict=True)]
-    ratios = [b / a for a, b in zip(rounds["ours, in one pipe"], theirs, strict=True)]
-    print(f"\numoci unpack + mkfs.ext4 -d take {statistics.median(ratios):.1f} times as long as our pipe")
+    inputs.WORK.mkdir(exist_ok=True)
+    tar = inputs.debian_tar(options.include)
+    layout = inputs.oci_layout(tar, options.compression, options.layers)
+    print(f"{tar.stat().st_size >> 20} MiB in {options.layers} layers of {options.compression}\n")
+    unpacker = {"gzip": "gzip -d", "zstd": "zstd -d"}[options.compression]
+    ways = {
+        "ours": lambda: ours(layout),
+        "umoci unpack, mkfs.ext4 -d": lambda: umoci_and_mkfs(layout),
+        "decompress, tar, mkfs.ext4 -d, debugfs": lambda: extract_and_debugfs(layout, unpacker),
+    }
+    print(timing.report(timing.in_turns(ways, options.rounds), "ours"))
+    if options.stages:
+        rounds = [dict(ours_one_by_one(layout)) for _ in range(options.rounds)]
+        print(timing.report({name: [one[name] for one in rounds] for name in STAGES}, STAGES[0]))
+    for name in ("ours", "theirs"):
+        shutil.rmtree(inputs.WORK / name, ignore_errors=True)
 
 
 if __name__ == "__main__":
