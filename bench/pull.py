@@ -96,9 +96,8 @@ def main() -> None:
     tar = inputs.debian_tar(options.include)
     layout = inputs.oci_layout(tar, options.compression, options.layers)
     packed = sum(path.stat().st_size for path in (layout / "blobs/sha256").iterdir())
-    print(
-        f"{packed >> 20} MiB of {options.compression} in {options.layers} layers, {tar.stat().st_size >> 20} MiB plain\n"
-    )
+    plain = tar.stat().st_size >> 20
+    print(f"{packed >> 20} MiB in {options.layers} layers of {options.compression}, {plain} MiB plain\n")
     ways = {"skopeo copy": skopeo, "bg-fetch": ours, "skopeo copy + umoci unpack": skopeo_and_umoci}
     with registry(layout):
         print(timing.report(timing.in_turns(ways, options.rounds), "skopeo copy"))
