@@ -7,6 +7,7 @@ Arguments:
   INPUT  A manifest with layers, or a root filesystem as a plain tar; the manifest comes from stdin without it.
 
 Options:
+  --verify                 Hash layers that bg-fetch has verified again.
   --limit-entries=N        Refuse archives with more entries than this [default: 10000000].
   @stage
   @talk
@@ -14,7 +15,8 @@ Options:
 Description:
   Reads the headers of the layers, oldest first, and replays them on a tree in memory, as a container runtime would
   on a disk: whiteouts, opaque markers, hardlinks, symlinked folders, changes of type. Nothing is extracted, so
-  nothing that an image says can touch this machine. Every layer is checked against its diff_id meanwhile.
+  nothing that an image says can touch this machine. Every layer is checked against its diff_id meanwhile, unless
+  it has not been written to since bg-fetch did so.
 
   The artifact is tree.jsonl: a header, then one JSON object an entry, which grep, jq and an editor can work on. Its
   `data` says which layer holds the content of a file, and where: the layers must stay as long as the tree is used.
@@ -61,6 +63,7 @@ class Options(NamedTuple):
     input: str | None
     outputs: stage.Outputs
     limit_entries: int
+    thorough: bool
 
     @classmethod
     def from_arguments(cls, arguments: dict[str, Any]) -> Options:
@@ -68,13 +71,14 @@ class Options(NamedTuple):
         limit = arguments["--limit-entries"]
         if not limit.isdecimal() or int(limit) == 0:
             raise errors.BadUsage(f"--limit-entries: '{limit}' is not a positive number")
-        return cls(arguments["INPUT"], stage.Outputs.from_arguments(arguments), int(limit))
+        return cls(arguments["INPUT"], stage.Outputs.from_arguments(arguments), int(limit), arguments["--verify"])
 
 
-def flatten(layers: Sequence[Layer], *, vouched: bool, limit_entries: int) -> Tree:
-    """Return the merged tree of layers, oldest first, each checked against its diff_id.
+def flatten(layers: Sequence[Layer], *, vouched: bool, limit_entries: int, thorough: bool = False) -> Tree:
+    """Return the merged tree of layers, oldest first, each checked against its diff_id or known to be unchanged.
 
     `vouched` says that the diff_ids came with the image, so that a layer without an end marker is whole all the same.
+    `thorough` hashes the layers that bg-fetch has hashed already, too.
     Raises BadInput naming the layer and the entry, NoInput if a layer is gone.
     """
     from banger_tools import tar
@@ -85,7 +89,8 @@ def flatten(layers: Sequence[Layer], *, vouched: bool, limit_entries: int) -> Tr
         opened = [stack.enter_context(_open_layer(layer, number)) for number, layer in enumerate(layers)]
         pool = stack.enter_context(ThreadPoolExecutor(1))
         checks = [
-            pool.submit(_digest, descriptor, layer.diff_id) for descriptor, layer in zip(opened, layers, strict=True)
+            pool.submit(_digest, descriptor, layer.diff_id, thorough=thorough)
+            for descriptor, layer in zip(opened, layers, strict=True)
         ]
         stack.callback(_cancel, checks)
         archives = [(_label(n), tar.members(descriptor, vouched=vouched)) for n, descriptor in enumerate(opened)]
@@ -111,8 +116,12 @@ def _open_layer(layer: Layer, number: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _digest(descriptor: int, diff_id: str) -> str:
-    """Return the digest of a whole layer; the hashing leaves the interpreter free for the headers."""
+def _digest(descriptor: int, diff_id: str, *, thorough: bool) -> str:
+    """Return the digest of a whole layer, or what its mark stands for; hashing leaves the interpreter free."""
+    from banger_tools.oci import mark
+
+    if not thorough and mark.stands(os.fstat(descriptor), diff_id):
+        return diff_id
     algorithm = diff_id.partition(":")[0]
     digest = hashlib.new(algorithm)
     offset = 0
@@ -176,7 +185,12 @@ def work(arguments: dict[str, Any]) -> None:
     from banger_tools import tree
     from banger_tools.manifest import Tree
 
-    merged = flatten(manifest.layers(), vouched=_vouched(manifest), limit_entries=options.limit_entries)
+    merged = flatten(
+        manifest.layers(),
+        vouched=_vouched(manifest),
+        limit_entries=options.limit_entries,
+        thorough=options.thorough,
+    )
     with files.atomic(artifact, force=options.outputs.force) as temporary, console.step("wrote the tree"):
         written = tree.write(temporary, merged)
     manifest.put("tree", Tree(str(artifact), written.digest, written.size, written.entries, written.bytes))

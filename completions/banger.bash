@@ -21,7 +21,7 @@ _banger_about() {
       esac
       ;;
     bg-flatten)
-      options='--limit-entries= --directory= --output= --force --path --quiet --progress= --help --version -v' argument=file
+      options='--verify --limit-entries= --directory= --output= --force --path --quiet --progress= --help --version -v' argument=file
       case $2 in
         --limit-entries) value='any' ;;
         -C | --directory) value='folder' ;;

@@ -21,6 +21,7 @@ complete -c bg-fetch -l progress -x -a 'auto always never json' -d 'Show progres
 complete -c bg-fetch -s h -l help -d 'Show this help'
 complete -c bg-fetch -l version -d 'Show the version'
 complete -c bg-flatten -F
+complete -c bg-flatten -l verify -d 'Hash layers that bg-fetch has verified again'
 complete -c bg-flatten -l limit-entries -x -d 'Refuse archives with more entries than this'
 complete -c bg-flatten -s C -l directory -x -a '(__fish_complete_directories)' -d 'Folder of artifacts and temporary files'
 complete -c bg-flatten -s o -l output -r -F -d 'Name of the artifact'

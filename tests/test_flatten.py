@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import subprocess
 import tarfile
 import tempfile
@@ -290,6 +291,22 @@ def test_flipped_byte_in_content_is_found_by_the_diff_id(tmp_path: Path) -> None
     assert done.returncode == 65
     assert "layers[0]" in done.stderr.decode()
     assert not (tmp_path / "tree.jsonl").exists()
+
+
+def test_layer_that_fetch_verified_is_hashed_again_only_when_touched_or_asked(
+    tmp_path: Path, banger_home: Path
+) -> None:
+    (source,) = write_layers([layer(holding("file", b"x" * 5000))], tmp_path)
+    text = support.run_ok("bg-fetch", f"rootfs:{source}")
+    path = Path(support.manifest_of(text)["layers"][0]["path"])
+    before = os.stat(path)
+    data = bytearray(path.read_bytes())
+    data[3000] ^= 1
+    path.write_bytes(data)
+    assert support.run("bg-flatten", "-C", tmp_path, stdin=text).returncode == 65
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as no program does that only writes
+    assert support.run("bg-flatten", "-C", tmp_path, "--verify", stdin=text).returncode == 65
+    support.run_ok("bg-flatten", "-C", tmp_path, stdin=text)
 
 
 HOSTILE = {

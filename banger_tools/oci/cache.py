@@ -4,8 +4,8 @@
     layers/<algorithm>/<hex of diff_id>                     the plain tar of a layer
     partial/<algorithm>-<hex>                               a blob on its way; the only thing an interruption leaves
 
-Nothing gets its final name before its digest matched to the last byte. A verified tar carries a time made from its
-digest: whatever writes to the file changes the time, and the tar is hashed again before it is trusted.
+Nothing gets its final name before its digest matched to the last byte. A verified tar carries a mark that
+goes when it is written to; then it is hashed again before it is trusted.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 from banger_tools import errors, files
 from banger_tools.oci import digest as digests
+from banger_tools.oci import mark
 from banger_tools.oci.cancel import Cancel
 from banger_tools.oci.documents import Descriptor, Document
 
@@ -103,10 +104,10 @@ class Cache:
             found = os.lstat(path)
         except OSError:
             return None
-        if stat.S_ISREG(found.st_mode) and found.st_mtime_ns == _mark(diff_id) and not thorough:
+        if stat.S_ISREG(found.st_mode) and mark.stands(found, diff_id) and not thorough:
             return found.st_size
         if stat.S_ISREG(found.st_mode) and _hash_file(path, diff_id, cancel or Cancel()) == diff_id:
-            os.utime(path, ns=(found.st_atime_ns, _mark(diff_id)))
+            mark.put(path, diff_id)
             return os.stat(path).st_size
         files.discard(path)
         return None
@@ -115,7 +116,7 @@ class Cache:
         """Give a verified tar its name, and mark it as verified."""
         target = self.layer_path(diff_id)
         target.parent.mkdir(parents=True, exist_ok=True)
-        os.utime(temporary, ns=(os.stat(temporary).st_atime_ns, _mark(diff_id)))
+        mark.put(temporary, diff_id)
         files.sync_file(temporary)
         files.place(temporary, target, force=True)
         return target
@@ -180,11 +181,6 @@ class Cache:
                 marker.write_text(_LAYOUT, encoding="ascii")
                 marker.chmod(0o644)
             yield
-
-
-def _mark(digest: str) -> int:
-    """Return the time, in ns, that a verified file carries: of the first years of Unix, so all filesystems can."""
-    return int(digests.split(digest)[1][:7], 16) * 1_000_000_000
 
 
 def _hash_file(path: Path, like: str, cancel: Cancel) -> str:
