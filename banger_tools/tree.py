@@ -35,11 +35,23 @@ _PATH = re.compile(rb"/|(?:/(?!\.{1,2}(?:/|\Z))[^/\0]{1,255})+")
 
 
 class SourceFile(Struct, frozen=True, omit_defaults=True):
-    """A file that entries take their data from: `data` and `segments` name it by its place in the header."""
+    """A file that entries take their data from, or a folder: `data` and `segments` name it by its place in the header.
+
+    Offsets count from the beginning of that file; in a folder, from that of the file which the entry's origin names.
+    """
 
     path: str
     diff_id: str | None = None
     size: int | None = None
+    folder: bool = False
+
+
+class Origin(Struct, frozen=True, omit_defaults=True, gc=False):
+    """Which file of a folder has the data of an entry: its path in the folder, and its mtime when it was looked at."""
+
+    path: str
+    mtime: tuple[int, Nanoseconds]
+    path_b64: str | None = None
 
 
 class Header(Struct, frozen=True):
@@ -57,6 +69,7 @@ class Entry(Struct, omit_defaults=True, gc=False):
     mode: four octal digits, no type bits. mtime: seconds and nanoseconds. data: [source, offset] of `size` bytes;
     a sparse file has `segments` [offset in the file, offset in the source, length] and data's offset is unused.
     xattrs: values in base64. rdev: [major, minor]. A hardlink has nothing but its path and its target.
+    origin: where the data stands if the source is a folder.
     """
 
     path: str
@@ -71,6 +84,7 @@ class Entry(Struct, omit_defaults=True, gc=False):
     xattrs: dict[str, str] | None = None
     data: tuple[Natural, Natural] | None = None
     segments: Segments | None = None
+    origin: Origin | None = None
     path_b64: str | None = None
     target_b64: str | None = None
 
@@ -107,6 +121,11 @@ def _decode(text: str) -> bytes:
 def path_bytes(entry: Entry) -> bytes:
     """Return the exact path of an entry."""
     return entry.path.encode() if entry.path_b64 is None else _decode(entry.path_b64)
+
+
+def origin_bytes(origin: Origin) -> bytes:
+    """Return the exact path of a file in a folder."""
+    return origin.path.encode() if origin.path_b64 is None else _decode(origin.path_b64)
 
 
 def target_bytes(entry: Entry) -> bytes:
@@ -155,12 +174,16 @@ def read(path: Path, *, digest: str | None = None) -> Tree:
     head, _, body = data.partition(b"\n")
     header = _header(head, path)
     entries = _entries(body, path)
+    _check_origins(entries, header.sources, path)
     return Tree(header.sources, _in_order(entries, len(header.sources), path), identity(header.sources, body))
 
 
 def identity(sources: Sequence[SourceFile], entries: bytes) -> str:
-    """Return what names the content of a tree: its entries as they are written, and the digests of its sources."""
-    digests = "".join(f"{source.diff_id or source.path}\n" for source in sources)
+    """Return what names the content of a tree: its entries as they are written, and the digests of its sources.
+
+    A folder has no digest: the sizes and times of its files stand for their content.
+    """
+    digests = "".join(f"{source.diff_id or ('' if source.folder else source.path)}\n" for source in sources)
     return hashlib.sha256(digests.encode("utf-8", "surrogateescape") + entries).hexdigest()
 
 
@@ -191,6 +214,27 @@ def _first_bad_line(body: bytes, path: Path) -> errors.BadInput:
         except (msgspec.ValidationError, msgspec.DecodeError) as error:
             return errors.BadInput(f"'{path}', line {number}: {error}")
     return errors.BadInput(f"'{path}' is not a tree")
+
+
+def identified(sources: list[SourceFile], entries: list[Entry]) -> Tree:
+    """Return the tree that would be read if these were written."""
+    return Tree(sources, entries, identity(sources, msgspec.json.Encoder().encode_lines(entries)))
+
+
+def _check_origins(entries: list[Entry], sources: list[SourceFile], path: Path) -> None:
+    """Check that data from a folder names a file in it, and no other does; most trees have no folders."""
+    folders = {number for number, source in enumerate(sources) if source.folder}
+    for entry in entries:
+        if entry.origin is None and not (folders and entry.data is not None and entry.data[0] in folders):
+            continue
+        if entry.origin is None or entry.data is None or entry.data[0] not in folders:
+            raise errors.BadInput(f"'{path}': '{entry.path}': an origin goes with data from a folder")
+        try:
+            name = origin_bytes(entry.origin)
+        except (ValueError, binascii.Error):
+            name = b""
+        if _PATH.fullmatch(b"/" + name) is None or not name:
+            raise errors.BadInput(f"'{path}': '{entry.path}': its origin is no path in a folder")
 
 
 def _in_order(entries: list[Entry], sources: int, path: Path) -> list[Entry]:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from banger_tools import errors, tree
 from tests import support
 
-HEADER: dict[str, Any] = {"tree": 1, "sources": [{"path": "/layer.tar"}], "entries": 0, "bytes": 0}
+SOURCES = [{"path": "/layer.tar"}, {"path": "/folder", "folder": True}]
+HEADER: dict[str, Any] = {"tree": 1, "sources": SOURCES, "entries": 0, "bytes": 0}
 
 
 def write(folder: Path, *entries: dict[str, Any], header: dict[str, Any] = HEADER) -> Path:
@@ -54,7 +55,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "negative size": {"path": "/a", "type": "file", "size": -1},
     "nanoseconds": {"path": "/a", "type": "dir", "mtime": [0, 10**9]},
     "no data": {"path": "/a", "type": "file", "size": 1},
-    "no such source": {"path": "/a", "type": "file", "size": 1, "data": [1, 0]},
+    "no such source": {"path": "/a", "type": "file", "size": 1, "data": [2, 0]},
     "segments beyond the size": {"path": "/a", "type": "file", "size": 5, "data": [0, 0], "segments": [[0, 0, 6]]},
     "segments out of order": {
         "path": "/a", "type": "file", "size": 9, "data": [0, 0], "segments": [[5, 0, 1], [0, 0, 1]],
@@ -65,6 +66,13 @@ REFUSED: dict[str, dict[str, Any]] = {
     "device without numbers": {"path": "/a", "type": "char"},
     "bad base64": {"path": "/a", "type": "dir", "path_b64": "L2E"},
     "bad xattr": {"path": "/a", "type": "dir", "xattrs": {"user.x": "%"}},
+    "data of a folder without its name": {"path": "/a", "type": "file", "size": 1, "data": [1, 0]},
+    "name in a source that is a file": {
+        "path": "/a", "type": "file", "size": 1, "data": [0, 0], "origin": {"path": "a", "mtime": [0, 0]},
+    },
+    "name that climbs out of the folder": {
+        "path": "/a", "type": "file", "size": 1, "data": [1, 0], "origin": {"path": "../a", "mtime": [0, 0]},
+    },
 }  # fmt: skip
 
 
