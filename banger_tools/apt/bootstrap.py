@@ -88,6 +88,24 @@ def make_plan(ref: reference.Apt, architecture: str) -> Plan:
     return Plan(ref.suite, ref.variant, tuple(dict.fromkeys(packages)), architecture, tuple(found), tool, epoch)
 
 
+def why_not(ref: reference.Apt, distro: str | None, cache: Cache, *, offline: bool) -> str | None:
+    """Return why this host cannot make a suite, None if it can; `distro` is whose suite it is, by ID of os-release(5).
+
+    A suite that apt was not told of can still be had from the archive of this host's own distribution.
+    """
+    try:
+        process.find("mmdebstrap")
+        is_configured = any(source.suite == ref.suite for source in sources.configured())
+        if not is_configured and (distro is None or distro != _os_release().get("ID")):
+            return f"this host's apt has no source for '{ref.suite}'"
+        plan = make_plan(ref, _architecture(None))
+        if offline and _load(cache, plan, thorough=False) is None:
+            return "it was not made before, and going out is not allowed"
+    except errors.BangerError as error:
+        return error.message
+    return None
+
+
 def _architecture(platform: manifest.Platform | None) -> str:
     """Return Debian's name of an architecture; dpkg's own without a platform."""
     if platform is None:
