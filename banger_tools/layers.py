@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from banger_tools import console, errors, tar, tree
@@ -78,8 +78,9 @@ class Refused(errors.BadInput):
 class Replay:
     """The merged tree so far; `apply` one layer after the other, oldest first."""
 
-    def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 - immutable
+    def __init__(self, limits: Limits = Limits(), *, whiteouts: bool = True) -> None:  # noqa: B008 - immutable
         self.root = _implied()
+        self.whiteouts = whiteouts  # else a name that begins with `.wh.` is a name like any other
         self.limits = limits
         self.entries = 0
         self.layer = -1
@@ -111,7 +112,7 @@ class Replay:
         if name is None:
             self.replace_root(member)
             return
-        if name.startswith(WHITEOUT):
+        if name.startswith(WHITEOUT) and self.whiteouts:
             self.whiteout(folder, name)
             return
         if member.xattrs and sum(map(len, member.xattrs.values())) > self.limits.xattr_bytes:
@@ -237,6 +238,20 @@ class Replay:
     def hide_children(self, folder: Node) -> None:
         for name in list(folder.children):
             self.hide(folder, name)
+
+    def exclude(self, excluded: Callable[[bytes, bool], bool]) -> None:
+        """Take out the names, and all that is below them, for which `excluded(path, is a folder)` is true.
+
+        An inode stays as long as one of its names does.
+        """
+        stack: list[tuple[bytes, Node]] = [(b"/", self.root)]
+        while stack:
+            prefix, folder = stack.pop()
+            for name, child in list(folder.children.items()):
+                if excluded(prefix + name, child.type == DIR):
+                    del folder.children[name]
+                elif child.type == DIR:
+                    stack.append((prefix + name + b"/", child))
 
     def tree_entries(self) -> list[tree.Entry]:
         """Return the merged tree: folders before what is in them, the first of several names has the inode."""

@@ -10,10 +10,13 @@ import contextlib
 import mmap
 import os
 import signal
+import stat
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from banger_tools import errors, files
+from banger_tools.contents import Contents
+from banger_tools.tree import Entry
 
 BLOCK = 4096
 LARGE = 64 << 10
@@ -23,7 +26,7 @@ _ZEROS = bytes(BLOCK)
 
 
 class Copy(NamedTuple):
-    """One run of bytes to be copied from a source into the image."""
+    """One run of bytes to be copied from a source into the image; a negative source is ~index of a loose file."""
 
     source: int
     offset: int
@@ -32,16 +35,17 @@ class Copy(NamedTuple):
 
 
 @contextlib.contextmanager
-def copying(copies: Sequence[Copy], sources: Sequence[int], target: int) -> Iterator[None]:
+def copying(copies: Sequence[Copy], loose: Sequence[Entry], contents: Contents, target: int) -> Iterator[None]:
     """Copy in another process while the body runs; at the end wait for it.
 
-    `sources` and `target` are descriptors. Raises the error that the copier met; stops it if the body fails.
+    `loose` are the files that stand in folders, `target` is a descriptor. Raises the error that the copier met; stops
+    it if the body fails.
     """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
-        _child(copies, sources, target, writer)
+        _child(copies, _Loose(loose, contents), target, writer)
     os.close(writer)
     try:
         yield
@@ -67,13 +71,13 @@ def _check(status: int, said: bytes) -> None:
         raise errors.IOFailure(f"the copying process ended with status {os.waitstatus_to_exitcode(status)}")
 
 
-def _child(copies: Sequence[Copy], sources: Sequence[int], target: int, pipe: int) -> None:
+def _child(copies: Sequence[Copy], loose: _Loose, target: int, pipe: int) -> None:
     """Copy everything and end the process; what failed goes into the pipe."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     status = 1
     try:
-        _copy_all(copies, sources, target)
+        _copy_all(copies, loose, target)
         status = 0
     except OSError as error:
         os.write(pipe, f"{error.errno or 5} {error.strerror}".encode())
@@ -83,16 +87,44 @@ def _child(copies: Sequence[Copy], sources: Sequence[int], target: int, pipe: in
         os._exit(status)
 
 
-def _copy_all(copies: Sequence[Copy], sources: Sequence[int], target: int) -> None:
+class _Loose:
+    """The files of folders that are to be copied, one of them open at a time."""
+
+    def __init__(self, entries: Sequence[Entry], contents: Contents) -> None:
+        self.entries = entries
+        self.contents = contents
+        self.index = -1
+        self.file = contextlib.ExitStack()
+        self.descriptor = -1
+
+    def open(self, index: int) -> int:
+        """Return the descriptor of a file, which stays open until another is asked for."""
+        if index != self.index:
+            self.close()
+            self.descriptor, _ = self.file.enter_context(self.contents.file(self.entries[index]))
+            self.index = index
+        return self.descriptor
+
+    def close(self) -> None:
+        """Close the file that is open; raise BadInput if it changed while it was read."""
+        self.file.close()
+
+
+def _copy_all(copies: Sequence[Copy], loose: _Loose, target: int) -> None:
+    sources = loose.contents.descriptors
     views = [_view(descriptor) for descriptor in sources]
     sizes = [len(view) for view in views]
     batch: list[memoryview | bytes] = []
     start = end = 0
     for source, offset, length, place in copies:
-        if offset + length > sizes[source]:
+        if source < 0:
+            descriptor = loose.open(~source)
+        elif offset + length > sizes[source]:
             raise errors.BadInput("a layer is shorter than its tree says")
+        else:
+            descriptor = sources[source]
         if length >= LARGE:
-            files.copy_range(sources[source], offset, target, place, length)
+            files.copy_range(descriptor, offset, target, place, length)
             continue
         gap = place - end
         if batch and (not 0 <= gap < BLOCK or len(batch) >= MAX_SLICES - 2 or end - start > MAX_BATCH):
@@ -102,14 +134,19 @@ def _copy_all(copies: Sequence[Copy], sources: Sequence[int], target: int) -> No
             start = place
         elif gap:
             batch.append(_ZEROS[:gap])
-        batch.append(views[source][offset : offset + length])
+        piece = views[source][offset : offset + length] if source >= 0 else os.pread(descriptor, length, offset)
+        if len(piece) < length:
+            raise errors.BadInput("a file became shorter while it was read")
+        batch.append(piece)
         end = place + length
     if batch:
         _write(target, batch, start)
+    loose.close()
 
 
 def _view(descriptor: int) -> memoryview:
-    size = os.fstat(descriptor).st_size if descriptor >= 0 else 0
+    info = os.fstat(descriptor) if descriptor >= 0 else None
+    size = info.st_size if info and stat.S_ISREG(info.st_mode) else 0
     return memoryview(mmap.mmap(descriptor, size, prot=mmap.PROT_READ)) if size else memoryview(b"")
 
 

@@ -15,14 +15,15 @@ from typing import NamedTuple
 
 from crc32c import crc32c
 
-from banger_tools import console, errors
+from banger_tools import console, contents, errors
+from banger_tools.contents import Contents
 from banger_tools.ext4 import allocator, checksum, directory, extents, xattr
 from banger_tools.ext4 import structures as s
 from banger_tools.ext4.allocator import Allocator
 from banger_tools.ext4.copier import Copy, copying
 from banger_tools.ext4.image import Image
 from banger_tools.ext4.plan import BLOCK, INODE_SIZE, LOST_FOUND_BLOCKS, XATTR_ROOM, Item, Plan
-from banger_tools.tree import SourceFile
+from banger_tools.tree import Entry, SourceFile
 
 _TYPE_BITS = {
     "file": s.S_IFREG,
@@ -51,6 +52,7 @@ class Layout(NamedTuple):
 
     extents: dict[int, list[extents.Extent]]
     copies: list[Copy]
+    loose: list[Entry]  # files that are to be copied from folders
 
 
 def allocate_files(plan: Plan, free: Allocator) -> Layout:
@@ -60,16 +62,20 @@ def allocate_files(plan: Plan, free: Allocator) -> Layout:
     """
     places: dict[int, list[extents.Extent]] = {}
     copies: list[Copy] = []
+    loose: list[Entry] = []
     take = free.take
     for item in plan.items:
         if not item.blocks or item.entry.type != "file":
             continue
-        if item.runs is not None:
-            places[item.number] = _allocate_sparse(item, free, copies)
-            continue
         data = item.entry.data
         assert data is not None  # tree.read refused it
         source, offset = data
+        if item.entry.origin is not None:
+            source = ~len(loose)
+            loose.append(item.entry)
+        if item.runs is not None:
+            places[item.number] = _allocate_sparse(item, source, free, copies)
+            continue
         rest = item.entry.size
         logical = 0
         found = places[item.number] = []
@@ -78,17 +84,16 @@ def allocate_files(plan: Plan, free: Allocator) -> Layout:
             length = min(rest, count * BLOCK)
             copies.append(Copy(source, offset, length, start * BLOCK))
             offset, rest, logical = offset + length, rest - length, logical + count
-    return Layout(places, copies)
+    return Layout(places, copies, loose)
 
 
-def _allocate_sparse(item: Item, free: Allocator, copies: list[Copy]) -> list[extents.Extent]:
+def _allocate_sparse(item: Item, source: int, free: Allocator, copies: list[Copy]) -> list[extents.Extent]:
     found: list[extents.Extent] = []
     for first, blocks in item.runs or ():
         logical = first
         for start, count in free.take(blocks):
             found.append((logical, start, count))
             logical += count
-    source = item.entry.data[0] if item.entry.data else 0
     for offset, place, length in item.entry.segments or ():
         copies += [Copy(source, at, size, to) for at, size, to in _mapped(found, offset, place, length)]
     return found
@@ -121,14 +126,14 @@ class Writer:
         inode = self.image.inode(number)
         return [e.physical + n for e in self.image.extents(inode) for n in range(e.length)]
 
-    def write(self, sources: Sequence[int]) -> Filled:
-        """Fill the filesystem with the plan; `sources` are the descriptors that the tree's data comes from.
+    def write(self, contents: Contents) -> Filled:
+        """Fill the filesystem with the plan, the files with their contents.
 
         Raises allocator.Full before anything is written; BadInput or IOFailure later.
         """
         layout = allocate_files(self.plan, self.free)
         self.check_room(layout)
-        with copying(layout.copies, sources, self.image.descriptor):
+        with copying(layout.copies, layout.loose, contents, self.image.descriptor):
             with console.step("built inodes and directories"):
                 inodes = self.pack_inodes(layout)
             self.write_blocks()
@@ -347,31 +352,6 @@ def _device(rdev: tuple[int, int]) -> bytes:
 
 
 @contextlib.contextmanager
-def opened_sources(sources: Sequence[SourceFile], plan: Plan) -> Iterator[list[int]]:
-    """Open the files that a plan's data comes from, each of the size that the tree says; -1 stands for the others.
-
-    Raises NoInput, Denied or BadInput.
-    """
-    used = {item.entry.data[0] for item in plan.items if item.entry.data is not None}
-    with contextlib.ExitStack() as stack:
-        descriptors = []
-        for number, source in enumerate(sources):
-            if number not in used:
-                descriptors.append(-1)
-                continue
-            try:
-                descriptor = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                raise errors.os_error(error, f"cannot read '{source.path}', which holds data of the tree") from error
-            stack.callback(os.close, descriptor)
-            size = os.fstat(descriptor).st_size
-            if source.size is not None and size != source.size:
-                raise errors.BadInput(f"'{source.path}' has {size} bytes, and the tree says {source.size}")
-            descriptors.append(descriptor)
-        yield descriptors
-
-
-@contextlib.contextmanager
 def no_collection() -> Iterator[None]:
     """Stop the garbage collector while many objects are made and none are dropped."""
     enabled = gc.isenabled()
@@ -398,5 +378,5 @@ def fill(path: Path, plan: Plan, sources: Sequence[SourceFile]) -> Filled:
     """
     from banger_tools.ext4.image import opened
 
-    with opened(path, writable=True) as image, opened_sources(sources, plan) as descriptors:
-        return Writer(image, plan).write(descriptors)
+    with opened(path, writable=True) as image, contents.opened(sources, [item.entry for item in plan.items]) as found:
+        return Writer(image, plan).write(found)
