@@ -231,9 +231,9 @@ class _Reader:
         elif kind == b"K":
             extended.link = body.split(b"\0", 1)[0]
         elif kind == b"g":
-            self.global_records.update(_records(body, position, None))
+            self.global_records.update(pax_records(body, position, None))
         elif kind in b"xX":
-            extended.records.update(_records(body, position, extended.sparse_offsets))
+            extended.records.update(pax_records(body, position, extended.sparse_offsets))
         return extended
 
     def extended_member(
@@ -352,8 +352,8 @@ def _time(text: bytes, position: int) -> tuple[int, int]:
     return seconds, nanoseconds
 
 
-def _records(body: bytes, position: int, sparse: list[int] | None) -> Iterator[tuple[str, bytes]]:
-    """Yield the `LENGTH KEY=VALUE` records of a PAX header."""
+def pax_records(body: bytes, position: int, sparse: list[int] | None) -> Iterator[tuple[str, bytes]]:
+    """Yield the `LENGTH KEY=VALUE` records of a PAX header; offsets and lengths of GNU.sparse go to `sparse` if given."""
     at = 0
     while at < len(body):
         space = body.find(b" ", at, at + 20)
