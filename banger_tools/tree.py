@@ -249,9 +249,12 @@ def _in_order(entries: list[Entry], sources: int, path: Path) -> list[Entry]:
     for entry in by_path.values():
         if entry.type == "hardlink":
             _check_hardlink(entry, by_path, path)
-    # NUL, which no name holds, sorts before all that may stand in one: so a folder comes before its neighbours.
-    ordered = sorted(by_path, key=lambda name: name.replace(b"/", b"\0"))
-    return [by_path[name] for name in ordered]
+    return [by_path[name] for name in sorted(by_path, key=order)]
+
+
+def order(path: bytes) -> bytes:
+    """Return the key that sorts paths in tree order: what is in a folder comes before the folder's neighbours."""
+    return path.replace(b"/", b"\0")  # which no name holds, and which sorts before all that may stand in one
 
 
 def _check(entry: Entry, sources: int, path: Path) -> bytes:

@@ -10,7 +10,7 @@ import struct
 
 from crc32c import crc32c
 
-from banger_tools.ext4.structures import GroupDescriptor, Superblock
+from banger_tools.ext4.structures import GroupDescriptor, Inode, Superblock
 
 _PAIR = struct.Struct("<II")
 
@@ -56,6 +56,25 @@ def descriptor_checksum(superblock: Superblock, seed: int, group: int, descripto
 def inode_checksum(seed: int, raw: bytearray, number: int, generation: int) -> int:
     """Return the checksum of an inode whose checksum fields are zero."""
     return final(crc32c(raw, crc32c(_PAIR.pack(number, generation), seed)))
+
+
+def inode_is_sound(seed: int, inode: Inode, number: int) -> bool:
+    """Tell whether an inode has the checksum that it should have."""
+    sealed = Inode(inode.raw)
+    seal_inode(seed, sealed, number)
+    return sealed.raw == inode.raw
+
+
+def seal_inode(seed: int, inode: Inode, number: int) -> None:
+    """Set an inode's checksum: the low half always, the high half where the inode has room for it."""
+    wide = inode.extra_isize >= 4
+    inode.i_checksum_lo = 0
+    if wide:
+        inode.i_checksum_hi = 0
+    value = inode_checksum(seed, inode.raw, number, inode.i_generation)
+    inode.i_checksum_lo = value & 0xFFFF
+    if wide:
+        inode.i_checksum_hi = value >> 16
 
 
 def crc16(data: bytes, value: int) -> int:

@@ -34,18 +34,5 @@ def _set_state(image: Image, state: int) -> None:
 def write_inode(image: Image, number: int, inode: Inode) -> None:
     """Write an inode back, with its checksum."""
     if image.superblock.has("metadata_csum"):
-        seal(image, number, inode)
+        checksum.seal_inode(image.seed, inode, number)
     os.pwrite(image.descriptor, inode.raw, image.inode_place(number))
-
-
-def seal(image: Image, number: int, inode: Inode) -> None:
-    """Set an inode's checksum: the low half always, the high half where the inode has room for it."""
-    wide = inode.extra_isize >= 4
-    inode.i_checksum_lo = 0
-    if wide:
-        inode.i_checksum_hi = 0
-    seed = checksum.filesystem_seed(image.superblock)
-    value = checksum.inode_checksum(seed, inode.raw, number, inode.i_generation)
-    inode.i_checksum_lo = value & 0xFFFF
-    if wide:
-        inode.i_checksum_hi = value >> 16

@@ -6,6 +6,7 @@ The image may be hostile: every number is checked before it is used, and nothing
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import struct
 from collections.abc import Iterator
@@ -13,20 +14,30 @@ from pathlib import Path
 from typing import NamedTuple
 
 from banger_tools import errors
+from banger_tools.ext4 import checksum
 from banger_tools.ext4 import structures as s
 from banger_tools.ext4.geometry import Geometry
 from banger_tools.ext4.structures import GroupDescriptor, Inode, Superblock
 
 _KNOWN_INCOMPAT = (
-    "filetype", "recover", "meta_bg", "extents", "64bit", "flex_bg", "ea_inode", "metadata_csum_seed", "largedir",
-    "inline_data",
+    "filetype", "recover", "meta_bg", "extents", "64bit", "mmp", "flex_bg", "ea_inode", "metadata_csum_seed",
+    "largedir", "inline_data", "encrypt", "casefold",
 )  # fmt: skip
 _EXTENT_HEADER = struct.Struct("<HHHHI")
 _EXTENT = struct.Struct("<IHHI")
 _INDEX = struct.Struct("<IIHH")
 _DIRENT = struct.Struct("<IHBB")
+_OWNER = struct.Struct("<HH20xH94xHH")  # i_mode, i_uid, i_gid, and the high halves of these two
+_MMP = struct.Struct("<II")
+_MMP_CLEAN = (0x004D4D50, 0xFF4D4D50)  # the magic, and the sequence number of a filesystem that nobody has mounted
 MAX_DIRECTORY = 1 << 30
 MAX_EXTENT_DEPTH = 5
+MAX_GROUPS = 1 << 18  # 32 TiB in blocks of 4 KiB
+MAX_LINKS_FOLLOWED = 40
+_TABLE_PIECE = 256  # inodes read at once where many are looked at
+_TABLE_PIECES = 1024
+# How often a block may be read: what a sound image needs is far below, what goes round in circles ends there.
+_READS_AT_LEAST = 1 << 20
 
 
 class Extent(NamedTuple):
@@ -56,7 +67,13 @@ class Image:
             self.refuse_unclean()
         self.geometry = Geometry(self.superblock)
         self.check_geometry()
+        self.reads_left = max(_READS_AT_LEAST, 2 * self.geometry.blocks)
+        self.seed = checksum.filesystem_seed(self.superblock)
         self.descriptors = self.read_descriptors()
+        if self.superblock.has("mmp"):
+            self.refuse_mounted_elsewhere()
+        self._per_piece = math.gcd(_TABLE_PIECE, self.geometry.inodes_per_group)
+        self._pieces: dict[int, bytes] = {}
 
     def broken(self, what: str) -> errors.BadInput:
         """Return the error for a filesystem that contradicts itself."""
@@ -67,6 +84,8 @@ class Image:
         if len(raw) != s.SUPERBLOCK_SIZE or Superblock(raw).s_magic != s.MAGIC:
             raise errors.BadInput(f"'{self.path}' is not an ext4 image")
         superblock = Superblock(raw)
+        if superblock.has("metadata_csum") and superblock.s_checksum != checksum.superblock_checksum(superblock):
+            raise self.broken("the checksum of its superblock is wrong")
         known = sum(s.INCOMPAT[name] for name in _KNOWN_INCOMPAT)
         unknown = superblock.s_feature_incompat & ~known
         if unknown:
@@ -74,30 +93,43 @@ class Image:
             raise errors.BadInput(
                 f"'{self.path}' uses features that are not known here: {', '.join(names) or hex(unknown)}"
             )
-        if superblock.has("bigalloc"):
-            raise errors.BadInput(f"'{self.path}' uses features that are not known here: bigalloc")
+        # Geometry divides and shifts by these.
+        if superblock.s_log_block_size > 6 or not superblock.s_blocks_per_group or not superblock.s_inodes_per_group:
+            raise self.broken("its superblock has no sense")
         return superblock
 
     def refuse_unclean(self) -> None:
         """Raise BadInput for an image whose journal holds changes, or that is being edited or was left half edited."""
-        if self.superblock.has("recover") or self.superblock.s_last_orphan:
+        superblock = self.superblock
+        if superblock.has("recover") or superblock.has("orphan_present") or superblock.s_last_orphan:
             hint = f"replay its journal first: e2fsck -fy '{self.path}'"
             raise errors.BadInput(f"'{self.path}' was not unmounted cleanly: its journal holds changes", hint)
-        if self.superblock.s_state & (s.VALID_FS | s.ERROR_FS) != s.VALID_FS:
+        if superblock.s_state & (s.VALID_FS | s.ERROR_FS) != s.VALID_FS:
             hint = f"an edit of it was interrupted, or it is damaged; mend it: e2fsck -fy '{self.path}'"
             raise errors.BadInput(f"'{self.path}' is not marked clean", hint)
 
+    def refuse_mounted_elsewhere(self) -> None:
+        """Raise BadInput if the multi-mount protection says that somebody uses the filesystem."""
+        if _MMP.unpack_from(self.block(self.superblock.s_mmp_block)) != _MMP_CLEAN:
+            hint = f"if nobody does: e2fsck -fy '{self.path}'"
+            raise errors.BadInput(f"'{self.path}' is marked as mounted by somebody (mmp)", hint)
+
     def check_geometry(self) -> None:
         g = self.geometry
+        ratio = 0
+        if self.superblock.has("bigalloc"):
+            ratio = self.superblock.s_log_cluster_size - self.superblock.s_log_block_size
         sound = (
-            g.superblock.s_log_block_size <= 6
-            and 0 < g.blocks_per_group <= 8 * g.block_size
-            and 0 < g.inodes_per_group <= 8 * g.block_size
+            0 <= ratio <= 16
+            and g.blocks_per_group <= 8 * g.block_size << ratio
+            and g.blocks_per_group >= 256
+            and g.inodes_per_group <= 8 * g.block_size
             and g.inode_size in (128, 256, 512, 1024, 2048, 4096)
             and g.inode_size <= g.block_size
             and 32 <= g.desc_size <= g.block_size
             and g.first_block < g.blocks
             and g.blocks * g.block_size <= os.fstat(self.descriptor).st_size
+            and g.groups <= MAX_GROUPS
             and g.superblock.s_inodes_count == g.groups * g.inodes_per_group
         )
         if not sound:
@@ -106,12 +138,21 @@ class Image:
     def read_descriptors(self) -> list[GroupDescriptor]:
         g = self.geometry
         table = b"".join(self.block(g.descriptor_block(index)) for index in range(g.table_blocks))
-        return [GroupDescriptor(table[g.desc_size * n : g.desc_size * (n + 1)]) for n in range(g.groups)]
+        found = [GroupDescriptor(table[g.desc_size * n : g.desc_size * (n + 1)]) for n in range(g.groups)]
+        if self.superblock.has("metadata_csum") or self.superblock.has("gdt_csum"):
+            for group, descriptor in enumerate(found):
+                wanted = checksum.descriptor_checksum(self.superblock, self.seed, group, descriptor)
+                if descriptor.bg_checksum != wanted:
+                    raise self.broken(f"the checksum of the descriptor of group {group} is wrong")
+        return found
 
     def block(self, number: int) -> bytes:
         """Return one block."""
         if not 0 <= number < self.geometry.blocks:
             raise self.broken(f"block {number} is outside of it")
+        self.reads_left -= 1
+        if self.reads_left < 0:
+            raise self.broken("its metadata goes round in circles")
         return os.pread(self.descriptor, self.geometry.block_size, number * self.geometry.block_size)
 
     def inode_place(self, number: int) -> int:
@@ -124,35 +165,69 @@ class Image:
         return place
 
     def inode(self, number: int) -> Inode:
-        """Return an inode as a copy of its bytes."""
+        """Return an inode as a copy of its bytes, whose checksum is right."""
         place = self.inode_place(number)
-        return Inode(os.pread(self.descriptor, self.geometry.inode_size, place), place)
+        inode = Inode(os.pread(self.descriptor, self.geometry.inode_size, place), place)
+        if self.superblock.has("metadata_csum") and not checksum.inode_is_sound(self.seed, inode, number):
+            raise self.broken(f"the checksum of inode {number} is wrong")
+        return inode
+
+    def owner(self, number: int) -> tuple[int, int, int]:
+        """Return i_mode, i_uid and i_gid of an inode as they were when its piece of a table was read first."""
+        piece, index = divmod(number - 1, self._per_piece)
+        table = self._pieces.get(piece) or self._read_piece(piece, number)
+        mode, uid, gid, uid_high, gid_high = _OWNER.unpack_from(table, index * self.geometry.inode_size)
+        return mode, uid | uid_high << 16, gid | gid_high << 16
+
+    def _read_piece(self, piece: int, number: int) -> bytes:
+        first = piece * self._per_piece + 1
+        for outermost in (number, first, first + self._per_piece - 1):
+            self.inode_place(outermost)
+        if len(self._pieces) >= _TABLE_PIECES:
+            self._pieces.clear()
+        size = self._per_piece * self.geometry.inode_size
+        table = self._pieces[piece] = os.pread(self.descriptor, size, self.inode_place(first))
+        return table
 
     def kind(self, inode: Inode) -> str:
         """Return the type of an inode in the words of a tree; `socket` and `unknown` too."""
-        return _KINDS.get(inode.i_mode & s.S_IFMT, "unknown")
+        return self.kind_of(inode.i_mode)
+
+    def kind_of(self, mode: int) -> str:
+        """Return the type that an i_mode says."""
+        return _KINDS.get(mode & s.S_IFMT, "unknown")
 
     def extents(self, inode: Inode) -> list[Extent]:
-        """Return the runs of blocks of a file, in order."""
-        if inode.i_flags & s.EXTENTS_FL:
-            found = list(self._extent_node(inode.i_block, MAX_EXTENT_DEPTH))
-        else:
-            found = list(self._block_map(inode))
-        end = 0
-        for extent in found:
-            if extent.logical < end or extent.physical + extent.length > self.geometry.blocks:
-                raise self.broken("a file's extents overlap or lie outside of it")
-            end = extent.logical + extent.length
+        """Return the runs of blocks of a file, in order, neighbours joined."""
+        tree = inode.i_flags & s.EXTENTS_FL
+        found: list[Extent] = []
+        end = total = 0
+        for extent in self._extent_node(inode.i_block) if tree else self._block_map(inode):
+            logical, physical, length, unwritten = extent
+            total += length
+            # A file has no more blocks than the image: with this, what a hostile tree yields is bounded.
+            if length == 0 or logical < end or total > self.geometry.blocks:
+                raise self.broken("a file's extents overlap")
+            if physical <= self.geometry.first_block or physical + length > self.geometry.blocks:
+                raise self.broken("a file's extents lie outside of it")
+            end = logical + length
+            last = found[-1] if found else extent
+            if last[0] + last[2] == logical and last[1] + last[2] == physical and last[3] == unwritten:
+                found[-1] = Extent(last[0], last[1], last[2] + length, unwritten)
+            else:
+                found.append(extent)
         return found
 
-    def _extent_node(self, node: bytes, levels: int) -> Iterator[Extent]:
-        magic, entries, _, depth, _ = _EXTENT_HEADER.unpack_from(node)
-        if magic != s.EXTENT_MAGIC or depth > levels or 12 * (entries + 1) > len(node):
+    def _extent_node(self, node: bytes, depth: int | None = None) -> Iterator[Extent]:
+        """Yield the extents of a node; `depth` is what it must have, None for the root."""
+        magic, entries, _, own_depth, _ = _EXTENT_HEADER.unpack_from(node)
+        expected = own_depth <= MAX_EXTENT_DEPTH if depth is None else own_depth == depth and entries > 0
+        if magic != s.EXTENT_MAGIC or not expected or 12 * (entries + 1) > len(node):
             raise self.broken("a file's extent tree is malformed")
         for offset in range(12, 12 * (entries + 1), 12):
-            if depth:
+            if own_depth:
                 _, low, high, _ = _INDEX.unpack_from(node, offset)
-                yield from self._extent_node(self.block(low | high << 32), depth - 1)
+                yield from self._extent_node(self.block(low | high << 32), own_depth - 1)
             else:
                 logical, length, high, low = _EXTENT.unpack_from(node, offset)
                 unwritten = length > s.MAX_EXTENT_LEN
@@ -174,7 +249,10 @@ class Image:
         if physical == 0 or logical >= total:
             return
         span = (self.geometry.block_size // 4) ** (level - 1)
-        for pointer in struct.unpack(f"<{self.geometry.block_size // 4}I", self.block(physical)):
+        block = self.block(physical)
+        if not block.strip(b"\0"):
+            return
+        for pointer in struct.unpack(f"<{self.geometry.block_size // 4}I", block):
             if logical >= total:
                 return
             if level > 1:
@@ -232,6 +310,8 @@ class Image:
 
     def names(self, inode: Inode) -> Iterator[Name]:
         """Yield the entries of a directory, `.` and `..` left out."""
+        if inode.i_flags & s.ENCRYPT_FL:
+            raise errors.BadInput(f"a folder of '{self.path}' is encrypted: the names in it cannot be read")
         if inode.i_flags & s.INLINE_DATA_FL:
             data = self.read(inode, self.geometry.inode_size)
             yield from self._dirents(data[4:60])  # the first four bytes are the inode of ..
@@ -240,38 +320,72 @@ class Image:
         if inode.i_size > MAX_DIRECTORY:
             raise self.broken(f"a folder of {inode.i_size} bytes")
         for extent in self.extents(inode):
+            if extent.unwritten:
+                raise self.broken("a folder has blocks that were never written")
             for number in range(extent.physical, extent.physical + extent.length):
                 yield from self._dirents(self.block(number))
 
-    def _dirents(self, block: bytes) -> Iterator[Name]:
+    def _dirents(self, block: bytes) -> list[Name]:
         # The nodes of a hash index look like blocks with one unused entry, so they need no care.
-        at = 0
-        while at + 8 <= len(block):
+        found: list[Name] = []
+        at, size = 0, len(block)
+        while at + 8 <= size:
             inode, length, name_length, _ = _DIRENT.unpack_from(block, at)
-            length = length if length not in (0, 0xFFFF) else 1 << 16
-            if length < 8 or length % 4 or at + min(length, len(block)) > len(block) or name_length + 8 > length:
+            if length in (0, 0xFFFF):  # blocks of 64 KiB
+                length = 1 << 16
+            if name_length + 8 > length or length % 4 or at + length > size:
                 raise self.broken("a folder's entry is malformed")
-            name = block[at + 8 : at + 8 + name_length]
-            if inode and name not in (b".", b".."):
+            if inode:
+                name = block[at + 8 : at + 8 + name_length]
                 if not name or b"/" in name or b"\0" in name:
                     raise self.broken("a folder holds an impossible name")
-                yield Name(name, inode)
+                if name not in (b".", b".."):
+                    found.append(Name(name, inode))
             at += length
+        return found
+
+    def child(self, folder: int, name: bytes) -> int | None:
+        """Return the inode number of a name in a folder, or None; None too if it is no folder."""
+        inode = self.inode(folder)
+        if self.kind(inode) != "dir":
+            return None
+        return next((entry.inode for entry in self.names(inode) if entry.name == name), None)
 
     def lookup(self, path: bytes) -> int | None:
         """Return the inode number at an absolute path, following no symlinks, or None."""
-        number = s.ROOT_INO
+        number: int | None = s.ROOT_INO
         for part in path.split(b"/"):
-            if part == b"":
-                continue
-            inode = self.inode(number)
-            if self.kind(inode) != "dir":
-                return None
-            found = next((entry.inode for entry in self.names(inode) if entry.name == part), None)
-            if found is None:
-                return None
-            number = found
+            if part and number is not None:
+                number = self.child(number, part)
         return number
+
+    def resolve(self, path: bytes, *, follow: bool) -> int | None:
+        """Return the inode number at a path as the guest finds it, or None: symlinks stay below the image's root.
+
+        `follow` says whether the last name is followed, too. None also where symlinks go round in circles.
+        """
+        trail = [s.ROOT_INO]
+        pending = path.split(b"/")[::-1]
+        links = 0
+        while pending:
+            part = pending.pop()
+            if part == b"..":
+                del trail[max(1, len(trail) - 1) :]
+            elif part not in (b"", b"."):
+                number = self.child(trail[-1], part)
+                if number is None:
+                    return None
+                inode = self.inode(number)
+                if self.kind(inode) != "symlink" or not (follow or any(pending)):
+                    trail.append(number)
+                    continue
+                links += 1
+                if links > MAX_LINKS_FOLLOWED:
+                    return None
+                target = self.read(inode, s.MAX_SYMLINK)
+                trail = [s.ROOT_INO] if target.startswith(b"/") else trail
+                pending += target.split(b"/")[::-1]
+        return trail[-1]
 
     def xattrs(self, inode: Inode) -> dict[str, bytes]:
         """Return the extended attributes of an inode, in the form that user space sees."""

@@ -95,6 +95,7 @@ EXTRA_ISIZE: Final = 32
 I_BLOCK_OFFSET: Final = 0x28
 I_BLOCK_SIZE: Final = 60
 LINK_MAX: Final = 65000
+MAX_SYMLINK: Final = 4096
 MAX_SYMLINK_INLINE: Final = 60  # a target shorter than this stands in i_block
 
 # Directory entries' file_type
@@ -184,6 +185,7 @@ class Superblock(Record):
     s_first_meta_bg = Field(0x104, "I")
     s_mkfs_time = Field(0x108, "I")
     s_flags = Field(0x160, "I")
+    s_mmp_block = Field(0x168, "Q")
     s_checksum_seed = Field(0x270, "I")
     s_checksum = Field(0x3FC, "I")
 

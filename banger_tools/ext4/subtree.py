@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 
-from banger_tools import console, tree
+from banger_tools import console, errors, tree
+from banger_tools.ext4 import structures as s
 from banger_tools.ext4.image import Image
 from banger_tools.ext4.structures import Inode
+from banger_tools.ext4.walk import Node, quoted, refuse_encrypted, walk
 from banger_tools.tree import Entry
-
-MAX_SYMLINK = 4096
-MAX_DEPTH = 1000
 
 
 def entries(image: Image, number: int) -> list[Entry]:
@@ -20,25 +19,20 @@ def entries(image: Image, number: int) -> list[Entry]:
     """
     found: list[Entry] = []
     first_names: dict[int, bytes] = {}
-    stack: list[tuple[bytes, int]] = [(b"/", number)]
-    while stack:
-        path, inode_number = stack.pop()
-        inode = image.inode(inode_number)
-        kind = image.kind(inode)
+    claimed = 0
+    for node in sorted(walk(image, number), key=lambda node: tree.order(node.path)):
+        kind = image.kind_of(node.mode)
         if kind in ("socket", "unknown"):
-            console.warning(f"left out '{path.decode(errors='replace')}': a {kind} has no place in a tree")
-            continue
-        if kind != "dir" and inode_number in first_names:
-            found.append(_hardlink(path, first_names[inode_number]))
-            continue
-        first_names.setdefault(inode_number, path)
-        found.append(_entry(image, path, kind, inode))
-        if kind == "dir":
-            if path.count(b"/") > MAX_DEPTH or (path != b"/" and inode_number == number):
-                raise image.broken("its folders go round in a circle")
-            prefix = path.rstrip(b"/") + b"/"
-            names = sorted(image.names(inode), reverse=True)
-            stack += [(prefix + entry.name, entry.inode) for entry in names]
+            console.warning(f"left out {quoted(node.path)}: a {kind} has no place in a tree")
+        elif not node.is_folder and node.number in first_names:
+            found.append(_hardlink(node.path, first_names[node.number]))
+        else:
+            first_names[node.number] = node.path
+            found.append(_entry(image, node, kind))
+            claimed += sum(length for _, _, length in found[-1].segments or ())
+            # Files that share blocks could make a seed of exabytes out of a small image.
+            if claimed > image.geometry.blocks * image.geometry.block_size:
+                raise image.broken(f"{quoted(node.path)} shares blocks with other files")
     return found
 
 
@@ -48,22 +42,35 @@ def _hardlink(path: bytes, first: bytes) -> Entry:
     return entry
 
 
-def _entry(image: Image, path: bytes, kind: str, inode: Inode) -> Entry:
-    entry = tree.new_entry(path, kind)
-    entry.mode = f"{inode.i_mode & 0o7777:04o}"
-    entry.uid, entry.gid, entry.mtime = inode.i_uid, inode.i_gid, inode.mtime
+def _entry(image: Image, node: Node, kind: str) -> Entry:
+    inode = image.inode(node.number)
+    refuse_encrypted(image, node.path, inode)
+    entry = tree.new_entry(node.path, kind)
+    entry.mode = f"{node.mode & 0o7777:04o}"
+    entry.uid, entry.gid, entry.mtime = node.uid, node.gid, inode.mtime
+    try:
+        _fill(image, inode, entry)
+    except errors.BadInput as error:
+        raise errors.BadInput(f"{quoted(node.path)}: {error.message}", error.hint) from error
+    return entry
+
+
+def _fill(image: Image, inode: Inode, entry: Entry) -> None:
+    """Set what is in the inode's blocks: attributes, data, target, device numbers."""
     xattrs = image.xattrs(inode)
     if xattrs:
         entry.xattrs = {name: base64.b64encode(xattrs[name]).decode() for name in sorted(xattrs)}
-    if kind == "file":
+    if entry.type == "file":
         entry.size = inode.i_size
         if entry.size:
             entry.data, entry.segments = (0, 0), image.segments(inode)
-    elif kind == "symlink":
-        entry.target, entry.target_b64 = tree.text_of(image.read(inode, MAX_SYMLINK))
-    elif kind in ("char", "block"):
+    elif entry.type == "symlink":
+        target = image.read(inode, s.MAX_SYMLINK)
+        if not target:
+            raise image.broken("a symlink without a target")
+        entry.target, entry.target_b64 = tree.text_of(target)
+    elif entry.type in ("char", "block"):
         entry.rdev = _rdev(inode)
-    return entry
 
 
 def _rdev(inode: Inode) -> tuple[int, int]:
