@@ -353,7 +353,7 @@ def _time(text: bytes, position: int) -> tuple[int, int]:
 
 
 def pax_records(body: bytes, position: int, sparse: list[int] | None) -> Iterator[tuple[str, bytes]]:
-    """Yield the `LENGTH KEY=VALUE` records of a PAX header; offsets and lengths of GNU.sparse go to `sparse` if given."""
+    """Yield the `LENGTH KEY=VALUE` records of a PAX header; `sparse` takes the offsets and lengths of GNU.sparse."""
     at = 0
     while at < len(body):
         space = body.find(b" ", at, at + 20)
