@@ -8,6 +8,11 @@ Arguments:
 
 Options:
   -s SIZE, --size=SIZE     Size of the image; by default what the tree needs and a quarter more, 1G at least.
+  --free=SIZE              Choose the size so that so much stays free for files.
+  --minimal                Choose the least size that holds the tree, in whole MiB; nothing is spared for more.
+  --inodes=N               Number of inodes, used ones too; by default one per 16K, and a quarter more than needed.
+  --no-journal             Make a filesystem without a journal.
+  --features=LIST          Features to add, or to leave out with ^, as in mke2fs -O: '^metadata_csum,verity'.
   -L NAME, --label=NAME    Label of the filesystem, 16 bytes at most.
   -U UUID, --uuid=UUID     UUID of the filesystem; by default it follows from the tree.
   @stage
@@ -22,12 +27,19 @@ Description:
   The same tree gives the same bytes, whoever makes the image, where and when. SOURCE_DATE_EPOCH sets the time that
   the filesystem says it was made at. The file is sparse: free space takes no room on the disk.
 
-  A --size that is too small is refused before anything is written, with the least size that does.
+  A --size that is too small is refused before anything is written, with the least size that does. Where the room is
+  scarce, as with --minimal, there are only as many inodes as the tree needs, and the journal is as small as can be.
+  Room that --free asks for is what df(1) shows as available; the kernel keeps a little more for itself.
+
+  Features that may be added are ea_inode, fast_commit, large_dir, metadata_csum_seed, project and verity. Those that
+  may be left out, for an old kernel or boot loader, are has_journal, resize_inode, 64bit, flex_bg and metadata_csum.
+  All others are refused: the image would be wrong, or the programs that edit it would no longer know it.
 
 Examples:
   $ bg-fetch debian:bookworm | bg-flatten | bg-mkext4 --size=4G > made.json
   $ bg-mkext4 --path -o rootfs.ext4 tree.jsonl
-  $ bg-mkext4 -o data.ext4 backup.tar
+  $ bg-mkext4 -o data.ext4 --free=500M backup.tar
+  $ bg-mkext4 -o readonly.ext4 --minimal --no-journal backup.tar
 
 Exit status:
   0   done
@@ -63,28 +75,66 @@ class Options(NamedTuple):
     input: str | None
     outputs: stage.Outputs
     size: int | None
+    free: int | None
+    minimal: bool
+    inodes: int | None
+    features: tuple[str, ...]
     label: str
     uuid: uuid.UUID | None
 
     @classmethod
     def from_arguments(cls, arguments: dict[str, Any]) -> Options:
         """Check the command line's values."""
-        size = arguments["--size"]
+        _refuse_contradiction(arguments)
         label = arguments["--label"] or ""
         if len(label.encode()) > 16:
             raise errors.BadUsage(f"--label: '{label}' has more than 16 bytes")
         return cls(
             arguments["INPUT"],
             stage.Outputs.from_arguments(arguments),
-            sizes.parse(size, "--size") if size else None,
+            _size(arguments, "--size"),
+            _size(arguments, "--free"),
+            bool(arguments["--minimal"]),
+            _inodes(arguments["--inodes"]),
+            _features(arguments),
             label,
             _uuid(arguments["--uuid"]),
         )
 
     def record(self) -> dict[str, Any]:
         """Return the options that shape the image."""
-        wanted = {"size": self.size, "label": self.label, "uuid": str(self.uuid) if self.uuid else None}
+        wanted = self._asdict() | {
+            "uuid": str(self.uuid) if self.uuid else None,
+            "features": ",".join(self.features),
+            "input": None,
+            "outputs": None,
+        }
         return {name: value for name, value in wanted.items() if value}
+
+
+def _refuse_contradiction(arguments: dict[str, Any]) -> None:
+    given = [name for name in ("--size", "--free", "--minimal") if arguments[name]]
+    if len(given) > 1:
+        raise errors.BadUsage(f"{given[0]} and {given[1]} exclude each other")
+
+
+def _size(arguments: dict[str, Any], option: str) -> int | None:
+    text = arguments[option]
+    return sizes.parse(text, option) if text is not None else None
+
+
+def _inodes(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isdecimal() or not 0 < int(text) < 1 << 32:
+        raise errors.BadUsage(f"--inodes: '{text}' is not a number of inodes")
+    return int(text)
+
+
+def _features(arguments: dict[str, Any]) -> tuple[str, ...]:
+    """Return the words of --features that are not empty, and what --no-journal stands for."""
+    words = [word for word in (arguments["--features"] or "").split(",") if word]
+    return (*words, *(["^has_journal"] if arguments["--no-journal"] else []))
 
 
 def _uuid(text: str | None) -> uuid.UUID | None:
@@ -125,13 +175,24 @@ def _tree_of_tar(path: Path) -> tuple[Manifest, Tree]:
 def work(arguments: dict[str, Any]) -> None:
     """Read the tree, build the image, print the manifest."""
     options = Options.from_arguments(arguments)
+    from banger_tools.ext4 import features
+
+    chosen = features.chosen(options.features)
     artifact = options.outputs.artifact("rootfs.ext4")
     files.refuse_existing(artifact, force=options.outputs.force)
     manifest, tree = read_input(options.input)
     from banger_tools.ext4 import builder
     from banger_tools.manifest import Rootfs
 
-    wanted = builder.Wanted(options.size, options.label, options.uuid)
+    wanted = builder.Wanted(
+        options.size,
+        options.label,
+        options.uuid,
+        free=options.free,
+        minimal=options.minimal,
+        inodes=options.inodes,
+        features=chosen,
+    )
     with files.atomic(artifact, force=options.outputs.force) as temporary:
         built = builder.build(temporary, tree, wanted)
     manifest.put(

@@ -30,9 +30,12 @@ _banger_about() {
       esac
       ;;
     bg-mkext4)
-      options='--size= --label= --uuid= --directory= --output= --force --path --quiet --progress= --help --version -v' argument=file
+      options='--size= --free= --minimal --inodes= --no-journal --features= --label= --uuid= --directory= --output= --force --path --quiet --progress= --help --version -v' argument=file
       case $2 in
         -s | --size) value='any' ;;
+        --free) value='any' ;;
+        --inodes) value='any' ;;
+        --features) value='any' ;;
         -L | --label) value='any' ;;
         -U | --uuid) value='any' ;;
         -C | --directory) value='folder' ;;

@@ -53,6 +53,10 @@ class Allocator:
             raise Full
         self.start, self.left = self.free[self.index]
 
+    def count(self) -> int:
+        """Return how many blocks are left."""
+        return self.left + sum(count for _, count in self.free[self.index + 1 :])
+
     def taken(self) -> list[Run]:
         """Return the runs that were handed out, whole."""
         runs = self.free[: self.index]

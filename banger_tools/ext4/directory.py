@@ -34,8 +34,9 @@ def record_length(name: bytes) -> int:
     return 8 + len(name) + 3 & ~3
 
 
-def build(number: int, parent: int, children: Sequence[Child], seed: int, hash_seed: HashSeed) -> list[bytes]:
-    """Return the blocks of the directory with inode `number`; `seed` is that inode's checksum seed.
+def build(number: int, parent: int, children: Sequence[Child], seed: int | None, hash_seed: HashSeed) -> list[bytes]:
+    """Return the blocks of the directory with inode `number`; `seed` is that inode's checksum seed, or None
+    where the filesystem has no checksums: then the room for them in leaves stays, as an unused entry.
 
     Raises BadInput if it has more names than the format's two levels of index can hold.
     """
@@ -45,12 +46,12 @@ def build(number: int, parent: int, children: Sequence[Child], seed: int, hash_s
     return _indexed(number, parent, children, seed, hash_seed)
 
 
-def empty_block(seed: int) -> bytes:
+def empty_block(seed: int | None) -> bytes:
     """Return a leaf without entries, as a folder that once was larger has."""
     return _sealed(_DIRENT.pack(0, _USABLE, 0, 0).ljust(_USABLE, b"\0"), seed)
 
 
-def _leaf(entries: Sequence[Child], seed: int) -> bytes:
+def _leaf(entries: Sequence[Child], seed: int | None) -> bytes:
     pack = _DIRENT.pack
     parts = []
     used = 0
@@ -63,11 +64,13 @@ def _leaf(entries: Sequence[Child], seed: int) -> bytes:
     return _sealed(b"".join(parts).ljust(_USABLE, b"\0"), seed)
 
 
-def _sealed(body: bytes, seed: int) -> bytes:
+def _sealed(body: bytes, seed: int | None) -> bytes:
+    if seed is None:
+        return body + _TAIL_STRUCT.pack(0, _TAIL, 0, 0, 0)
     return body + _TAIL_STRUCT.pack(0, _TAIL, 0, FT_CHECKSUM, final(crc32c(body, seed)))
 
 
-def _indexed(number: int, parent: int, children: Sequence[Child], seed: int, hash_seed: HashSeed) -> list[bytes]:
+def _indexed(number: int, parent: int, children: Sequence[Child], seed: int | None, hash_seed: HashSeed) -> list[bytes]:
     hashes = half_md4([child[0] for child in children], hash_seed)
     order = sorted(range(len(children)), key=hashes.__getitem__)
     leaves, firsts = _pack_leaves(children, hashes, order, seed)
@@ -84,7 +87,7 @@ def _indexed(number: int, parent: int, children: Sequence[Child], seed: int, has
 
 
 def _pack_leaves(
-    children: Sequence[Child], hashes: list[int], order: list[int], seed: int
+    children: Sequence[Child], hashes: list[int], order: list[int], seed: int | None
 ) -> tuple[list[bytes], list[int]]:
     """Fill leaves in the order of the hashes; return them and the first hash of each."""
     leaves: list[bytes] = []
@@ -106,20 +109,23 @@ def _pack_leaves(
     return [*leaves, _leaf(pending, seed)], [*firsts, first]
 
 
-def _root(number: int, parent: int, levels: int, pairs: list[tuple[int, int]], seed: int) -> bytes:
+def _root(number: int, parent: int, levels: int, pairs: list[tuple[int, int]], seed: int | None) -> bytes:
     dot = _DIRENT.pack(number, 12, 1, FT["dir"]) + b".\0\0\0"
     dotdot = _DIRENT.pack(parent, BLOCK - 12, 2, FT["dir"]) + b"..\0\0"
     info = struct.pack("<IBBBB", 0, _HALF_MD4, 8, levels, 0)
     return _index_block(dot + dotdot + info, pairs, _ROOT_LIMIT, seed)
 
 
-def _node(pairs: list[tuple[int, int]], seed: int) -> bytes:
+def _node(pairs: list[tuple[int, int]], seed: int | None) -> bytes:
     return _index_block(_DIRENT.pack(0, BLOCK, 0, 0), pairs, _NODE_LIMIT, seed)
 
 
-def _index_block(head: bytes, pairs: list[tuple[int, int]], limit: int, seed: int) -> bytes:
+def _index_block(head: bytes, pairs: list[tuple[int, int]], limit: int, seed: int | None) -> bytes:
     """Return a block of the index; the first pair's hash is implied, and its place holds limit and count."""
-    count = struct.pack("<HHI", limit, len(pairs), pairs[0][1])
+    # Without checksums the format has one pair more in the place of the tail.
+    count = struct.pack("<HHI", limit + (seed is None), len(pairs), pairs[0][1])
     body = head + count + b"".join(struct.pack("<II", *pair) for pair in pairs[1:])
+    if seed is None:
+        return body.ljust(BLOCK, b"\0")
     checksum = final(crc32c(bytes(8), crc32c(body, seed)))
     return body.ljust(len(head) + 8 * limit, b"\0") + struct.pack("<II", 0, checksum)

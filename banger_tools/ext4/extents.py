@@ -39,10 +39,12 @@ def tree_blocks(count: int) -> int:
     return total
 
 
-def encode(extents: Sequence[Extent], seed: int, allocate: Callable[[], int]) -> tuple[bytes, list[tuple[int, bytes]]]:
+def encode(
+    extents: Sequence[Extent], seed: int | None, allocate: Callable[[], int]
+) -> tuple[bytes, list[tuple[int, bytes]]]:
     """Return i_block, and the blocks of the tree with their places, for which `allocate` is asked.
 
-    `seed` is the inode's checksum seed.
+    `seed` is the inode's checksum seed; None where the filesystem has no checksums.
     """
     records = [
         (first, _EXTENT.pack(first, length, place >> 32, place & 0xFFFFFFFF)) for first, place, length in extents
@@ -62,7 +64,7 @@ def encode(extents: Sequence[Extent], seed: int, allocate: Callable[[], int]) ->
     return (head + b"".join(record for _, record in records)).ljust(60, b"\0"), blocks
 
 
-def _block(records: list[tuple[int, bytes]], depth: int, seed: int) -> bytes:
+def _block(records: list[tuple[int, bytes]], depth: int, seed: int | None) -> bytes:
     head = _HEADER.pack(EXTENT_MAGIC, len(records), IN_BLOCK, depth, 0)
     body = (head + b"".join(record for _, record in records)).ljust(12 + 12 * IN_BLOCK, b"\0")
-    return body + struct.pack("<I", final(crc32c(body, seed)))
+    return body + struct.pack("<I", 0 if seed is None else final(crc32c(body, seed)))

@@ -9,23 +9,28 @@ from pathlib import Path
 from typing import NamedTuple
 
 from banger_tools import process
+from banger_tools.ext4 import allocator
 from banger_tools.ext4.plan import BLOCK, FIRST_FREE_INO, INODE_SIZE
 
-GIB = 1 << 30
 GROUP_BYTES = BLOCK * BLOCK * 8
-FEATURES = (
-    "has_journal", "ext_attr", "resize_inode", "dir_index", "filetype", "extent", "64bit", "flex_bg", "sparse_super",
-    "large_file", "huge_file", "dir_nlink", "extra_isize", "metadata_csum",
-)  # fmt: skip
 BYTES_PER_INODE = 16384
-MIN_SIZE = 8 << 20
+MIB = 1 << 20
+LEAST_JOURNAL = 4 * MIB
+LEAST_SIZE, LEAST_SIZE_WITHOUT_JOURNAL = 8 * MIB, 1 * MIB
+# How mke2fs says that a size is too small for the inodes and all else
+_TOO_SMALL = (b"Not enough space to build", b"requested number of inodes", b"too big for a")
 
 
 class Format(NamedTuple):
-    """How to make an empty filesystem: everything that mke2fs would else take from its host or the clock."""
+    """How to make an empty filesystem: everything that mke2fs would else take from its host or the clock.
+
+    journal: its size in bytes; None for what mke2fs finds right for the size.
+    """
 
     size: int
     inodes: int
+    journal: int | None
+    features: tuple[str, ...]
     label: str
     uuid: uuid.UUID
     hash_seed: uuid.UUID
@@ -47,12 +52,22 @@ def build_time() -> int:
 
 
 def estimate(blocks: int, inodes: int) -> int:
-    """Return about how large a filesystem must be that has room for `blocks` and `inodes`: an upper bound."""
-    size = (blocks + -(-inodes * INODE_SIZE // BLOCK)) * BLOCK + (4 << 20)
+    """Return about how large a filesystem must be that has room for `blocks` and `inodes`, with a usual journal."""
+    size = (blocks + -(-inodes * INODE_SIZE // BLOCK)) * BLOCK + MIB
     groups = -(-size // GROUP_BYTES) + 1
-    tables = groups * (2 + 1) * BLOCK + groups * BLOCK  # bitmaps, and the tables' rounding
-    copies = 12 * (-(-groups * 64 // BLOCK) + 1024) * BLOCK if size > 64 << 20 else 2 << 20
-    return size + tables + copies + _journal(size)
+    bitmaps_and_rounding = groups * 3 * BLOCK
+    return size + bitmaps_and_rounding + _copies(groups) * _descriptors(groups, size) * BLOCK + _journal(size)
+
+
+def _copies(groups: int) -> int:
+    """Return how many groups hold a copy of the superblock: 0, 1, and the powers of 3, 5 and 7."""
+    powers = {int(base**exponent) for base in (3, 5, 7) for exponent in range(12)}
+    return 1 + sum(power < groups for power in powers)
+
+
+def _descriptors(groups: int, size: int) -> int:
+    """Return the blocks of a superblock, the descriptors, and the room for those of a filesystem grown 1,024-fold."""
+    return 1 + -(-groups * 64 // BLOCK) + min(BLOCK // 4, 1024 * size // GROUP_BYTES * 64 // BLOCK + 1)
 
 
 def _journal(size: int) -> int:
@@ -67,18 +82,33 @@ def default_inodes(needed: int, size: int) -> int:
     return max(needed + needed // 4 + FIRST_FREE_INO, size // BYTES_PER_INODE)
 
 
+def small_journal(size: int) -> int | None:
+    """Return the size of the smallest journal, for a filesystem that would get a larger one; else None."""
+    return LEAST_JOURNAL if _journal(size) > LEAST_JOURNAL else None
+
+
 def make(path: Path, form: Format) -> None:
     """Make an empty filesystem in a new file at `path`.
 
-    Raises Unavailable if mke2fs is missing or fails.
+    Raises allocator.Full if the size is too small for what stands in any filesystem, Unavailable if mke2fs is
+    missing or fails.
     """
+    journaled = "has_journal" in form.features
+    if form.size < (LEAST_SIZE if journaled else LEAST_SIZE_WITHOUT_JOURNAL):
+        raise allocator.Full  # mke2fs would leave out the journal and say so only to people
     with open(path, "xb") as file:
         file.truncate(form.size)
     extended = f"hash_seed={form.hash_seed},lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0"
+    journal = ["-J", f"size={form.journal // MIB}"] if form.journal and journaled else []
     argv = [
         "mke2fs", "-q", "-F", "-t", "ext4", "-b", str(BLOCK), "-I", str(INODE_SIZE), "-m", "0", "-e", "continue",
-        "-N", str(form.inodes), "-U", str(form.uuid), "-L", form.label, "-O", ",".join(["none", *FEATURES]),
-        "-E", extended, str(path),
+        "-N", str(form.inodes), "-U", str(form.uuid), "-L", form.label, "-O", ",".join(["none", *form.features]),
+        *journal, "-E", extended, str(path),
     ]  # fmt: skip
     # An empty configuration: the host's mke2fs.conf must not shape the image.
-    process.run(argv, env={"MKE2FS_CONFIG": os.devnull, "E2FSPROGS_FAKE_TIME": str(form.time)})
+    env = {"MKE2FS_CONFIG": os.devnull, "E2FSPROGS_FAKE_TIME": str(form.time)}
+    result = process.run(argv, env=env, check=False)
+    if any(words in result.stderr for words in _TOO_SMALL):
+        raise allocator.Full
+    if result.status != 0:
+        raise process.explain(argv[0], result)

@@ -15,6 +15,7 @@ INODE_SIZE = 256
 XATTR_ROOM = INODE_SIZE - s.GOOD_OLD_INODE_SIZE - s.EXTRA_ISIZE
 FIRST_FREE_INO = s.LOST_FOUND_INO + 1
 LOST_FOUND_BLOCKS = 4
+MAX_FILE = ((1 << 32) - 1) * BLOCK  # block numbers in a file have 32 bits, and the last one means the end
 LOST_FOUND = b"/lost+found"
 
 
@@ -37,15 +38,15 @@ class Item:
 
 
 class Plan(NamedTuple):
-    """All inodes in the order of their numbers, and what they need."""
+    """All inodes in the order of their numbers, and what they need.
+
+    blocks: an upper bound. data: the bytes in blocks that files and symlinks have for their content.
+    """
 
     items: list[Item]
     inodes: int
     blocks: int
-
-    @property
-    def bytes(self) -> int:
-        return self.blocks * BLOCK
+    data: int
 
 
 def plan(entries: Sequence[Entry]) -> Plan:
@@ -84,7 +85,8 @@ def plan(entries: Sequence[Entry]) -> Plan:
     for item in folders.values():
         _measure_folder(item)
     blocks = sum(item.blocks + (item.acl is not None) for item in items) + _tree_blocks(items)
-    return Plan(sorted(items, key=lambda i: i.number), number - 1, blocks)
+    data = sum(item.blocks for item in items if item.entry.type != "dir") * BLOCK
+    return Plan(sorted(items, key=lambda i: i.number), number - 1, blocks, data)
 
 
 def _measure(item: Item, path: bytes, folders: dict[bytes, Item]) -> None:
@@ -104,7 +106,7 @@ def _measure(item: Item, path: bytes, folders: dict[bytes, Item]) -> None:
         else:
             item.runs = _covered(entry.segments)
             item.blocks = sum(length for _, length in item.runs)
-        if entry.size > BLOCK << 32:
+        if entry.size > MAX_FILE:
             raise errors.BadInput(f"'{entry.path}' has {entry.size} bytes, more than an ext4 file can have")
     elif kind == "symlink":
         item.target = tree.target_bytes(entry)

@@ -115,6 +115,7 @@ class Writer:
         self.image = image
         self.plan = plan
         self.geometry = image.geometry
+        self.sealed = image.superblock.has("metadata_csum")
         self.seed = checksum.filesystem_seed(image.superblock)
         self.bitmaps = allocator.block_bitmaps(image)
         self.free = Allocator(allocator.free_runs(self.geometry, self.bitmaps))
@@ -131,31 +132,42 @@ class Writer:
 
         Raises allocator.Full before anything is written; BadInput or IOFailure later.
         """
-        layout = allocate_files(self.plan, self.free)
-        self.check_room(layout)
+        layout = self.allocate()
+        # Where room is short only the making itself can tell; else the copying need not wait for it.
+        inodes = None if self.has_room(layout) else self.pack_inodes(layout)
         with copying(layout.copies, layout.loose, contents, self.image.descriptor):
-            with console.step("built inodes and directories"):
-                inodes = self.pack_inodes(layout)
+            if inodes is None:
+                with console.step("built inodes and directories"):
+                    inodes = self.pack_inodes(layout)
             self.write_blocks()
             self.write_inode_tables(inodes)
             return self.write_groups()
 
-    def fits(self) -> bool:
-        """Tell whether the plan fits, without writing anything."""
+    def fits(self, spare: int) -> bool:
+        """Tell whether the plan fits and leaves so many blocks, without writing anything."""
         try:
-            self.check_room(allocate_files(self.plan, self.free))
+            layout = self.allocate()
+            if not self.has_room(layout, spare):
+                self.pack_inodes(layout)
         except allocator.Full:
             return False
-        return True
+        return self.free.count() >= spare
 
-    def check_room(self, layout: Layout) -> None:
-        """Make sure that what is still to be allocated will fit, so that nothing is written in vain."""
+    def allocate(self) -> Layout:
+        """Give blocks to the content of all files.
+
+        Raises allocator.Full, for want of inodes too.
+        """
+        if self.plan.inodes > self.image.superblock.s_inodes_count:
+            raise allocator.Full
+        return allocate_files(self.plan, self.free)
+
+    def has_room(self, layout: Layout, spare: int = 0) -> bool:
+        """Tell whether what is still to be allocated fits surely, by a bound that is quickly found."""
         rest = sum(i.blocks + _SPARE_BLOCKS * (i.blocks > 1) for i in self.plan.items if i.entry.type != "file")
         rest += sum(i.acl is not None for i in self.plan.items)
         rest += sum(extents.tree_blocks(len(found)) for found in layout.extents.values())
-        left = self.free.left + sum(count for _, count in self.free.free[self.free.index + 1 :])
-        if rest > left or self.plan.inodes > self.image.superblock.s_inodes_count:
-            raise allocator.Full
+        return rest + spare <= self.free.count()
 
     def pack_inodes(self, layout: Layout) -> bytearray:
         """Return the inodes from the root on, in the order of their numbers, and gather the blocks that they own."""
@@ -163,12 +175,12 @@ class Writer:
         table = bytearray(os.pread(self.image.descriptor, (s.LOST_FOUND_INO) * INODE_SIZE, existing))
         table.extend(bytes((self.plan.inodes - s.LOST_FOUND_INO) * INODE_SIZE))
         for item in self.plan.items:
-            seed = checksum.inode_seed(self.seed, item.number, 0)
+            seed = checksum.inode_seed(self.seed, item.number, 0) if self.sealed else None
             self.pack_inode(table, item, seed, layout.extents.get(item.number))
         return table
 
-    def pack_inode(self, table: bytearray, item: Item, seed: int, places: list[extents.Extent] | None) -> None:
-        """Write one inode into the table, with its checksum."""
+    def pack_inode(self, table: bytearray, item: Item, seed: int | None, places: list[extents.Extent] | None) -> None:
+        """Write one inode into the table, with its checksum if there is a seed for it."""
         entry = item.entry
         kind = entry.type
         size, flags, content, extra = entry.size if kind == "file" else 0, 0, extents.EMPTY, 0
@@ -194,11 +206,13 @@ class Writer:
             s.EXTRA_ISIZE, 0, nanoseconds, nanoseconds, nanoseconds, seconds, nanoseconds, 0, 0,
         )  # fmt: skip
         table[at + INODE_SIZE - XATTR_ROOM : at + INODE_SIZE] = item.room or _NO_ROOM
+        if seed is None:
+            return
         value = crc32c(memoryview(table)[at : at + INODE_SIZE], seed) ^ 0xFFFFFFFF
         table[at + 0x7C : at + 0x7E] = (value & 0xFFFF).to_bytes(2, "little")
         table[at + 0x82 : at + 0x84] = (value >> 16).to_bytes(2, "little")
 
-    def folder(self, item: Item, seed: int) -> tuple[int, int, bytes, int]:
+    def folder(self, item: Item, seed: int | None) -> tuple[int, int, bytes, int]:
         """Build a folder's blocks; return its size, flags, i_block, and the number of blocks of its extent tree."""
         blocks = directory.build(item.number, item.parent, item.children, seed, self.image.superblock.s_hash_seed)
         indexed = len(blocks) > 1
@@ -221,7 +235,7 @@ class Writer:
         content, extra = self.extent_tree(places, seed)
         return len(blocks) * BLOCK, s.EXTENTS_FL | (s.INDEX_FL if indexed else 0), content, extra
 
-    def extent_tree(self, places: list[extents.Extent], seed: int) -> tuple[bytes, int]:
+    def extent_tree(self, places: list[extents.Extent], seed: int | None) -> tuple[bytes, int]:
         content, blocks = extents.encode(places, seed, self.free.take_one)
         self.blocks += blocks
         return content, len(blocks)
@@ -238,8 +252,9 @@ class Writer:
         """Write the attribute block of an item and return its place."""
         place = self.free.take_one()
         block = xattr.encode_block(item.acl or [], BLOCK)
-        value = checksum.final(crc32c(block, crc32c(struct.pack("<Q", place), self.seed)))
-        struct.pack_into("<I", block, 16, value)
+        if self.sealed:
+            value = checksum.final(crc32c(block, crc32c(struct.pack("<Q", place), self.seed)))
+            struct.pack_into("<I", block, 16, value)
         self.blocks.append((place, bytes(block)))
         return place
 
@@ -279,7 +294,8 @@ class Writer:
             self.update_inodes(group, folders.get(group, 0))
             if group in touched:
                 self.update_blocks(group)
-            descriptor.bg_flags |= s.INODE_ZEROED  # the file was empty, so its tables are zero
+            if self.sealed:
+                descriptor.bg_flags |= s.INODE_ZEROED  # the file was empty, so its tables are zero
             descriptor.bg_checksum = checksum.descriptor_checksum(self.image.superblock, self.seed, group, descriptor)
             free_blocks += descriptor.bg_free_blocks_count
             free_inodes += descriptor.bg_free_inodes_count
@@ -303,8 +319,10 @@ class Writer:
         self.put(descriptor.bg_block_bitmap * BLOCK, bitmap)
         descriptor.bg_flags &= ~s.BLOCK_UNINIT
         descriptor.bg_free_blocks_count = allocator.free_count(bitmap)
-        covered = bitmap[: self.geometry.blocks_per_group // 8]
-        descriptor.bg_block_bitmap_csum = checksum.bitmap_checksum(self.seed, covered)
+        descriptor.bg_block_bitmap_csum = self.bitmap_checksum(bitmap, self.geometry.blocks_per_group)
+
+    def bitmap_checksum(self, bitmap: bytearray, bits: int) -> int:
+        return checksum.bitmap_checksum(self.seed, bitmap[: bits // 8]) if self.sealed else 0
 
     def folders_by_group(self) -> dict[int, int]:
         counts: dict[int, int] = {}
@@ -326,9 +344,10 @@ class Writer:
         allocator.set_bits(bitmap, per_group, 8 * BLOCK - per_group)
         self.put(descriptor.bg_inode_bitmap * BLOCK, bitmap)
         descriptor.bg_flags &= ~s.INODE_UNINIT
-        descriptor.bg_free_inodes_count = descriptor.bg_itable_unused = per_group - used
+        descriptor.bg_free_inodes_count = per_group - used
+        descriptor.bg_itable_unused = per_group - used if self.sealed else 0
         descriptor.bg_used_dirs_count = folders
-        descriptor.bg_inode_bitmap_csum = checksum.bitmap_checksum(self.seed, bitmap[: per_group // 8])
+        descriptor.bg_inode_bitmap_csum = self.bitmap_checksum(bitmap, per_group)
 
     def write_superblocks(self) -> None:
         table = b"".join(descriptor.raw for descriptor in self.image.descriptors)
@@ -338,7 +357,8 @@ class Writer:
                 continue
             start = self.geometry.group_start(group) * BLOCK
             superblock.s_block_group_nr = group
-            superblock.s_checksum = checksum.superblock_checksum(superblock)
+            if self.sealed:
+                superblock.s_checksum = checksum.superblock_checksum(superblock)
             self.put(start + (s.SUPERBLOCK_OFFSET if group == 0 else 0), superblock.raw)
             self.put(start + BLOCK, table)
 
@@ -363,12 +383,12 @@ def no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def fits(path: Path, plan: Plan) -> bool:
-    """Tell whether the plan fits into the empty filesystem at `path`."""
+def fits(path: Path, plan: Plan, spare: int) -> bool:
+    """Tell whether the plan fits into the empty filesystem at `path` and leaves so many blocks."""
     from banger_tools.ext4.image import opened
 
     with opened(path) as image:
-        return Writer(image, plan).fits()
+        return Writer(image, plan).fits(spare)
 
 
 def fill(path: Path, plan: Plan, sources: Sequence[SourceFile]) -> Filled:
