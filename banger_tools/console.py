@@ -78,6 +78,12 @@ def note(text: str) -> None:
         _say("", "", printable(text))
 
 
+def detail(text: str) -> None:
+    """Print a line for those who want to know more, at -v."""
+    if _settings.verbosity >= STEPS:
+        _say("", "", printable(text))
+
+
 def command(text: str) -> None:
     """Print a program that is about to be run, pasteable, at -vv."""
     if _settings.verbosity >= COMMANDS:

@@ -498,8 +498,9 @@ def test_many_processes_fetch_each_blob_once(server: Server, banger_home: Path) 
     assert sorted(asked) == sorted(layers)
 
 
-def test_a_proxy_of_the_environment_is_used_and_no_proxy_obeyed(server: Server, banger_home: Path) -> None:
+def test_a_proxy_of_the_environment_is_used_but_not_for_this_machine(server: Server, banger_home: Path) -> None:
     nobody = f"http://127.0.0.1:{registry.free_port()}"
-    assert right(fetch(server.ref, env={"HTTP_PROXY": nobody, "http_proxy": nobody, "no_proxy": "127.0.0.1"}))
     env = {"http_proxy": nobody, "https_proxy": nobody, "no_proxy": "", "NO_PROXY": ""}
-    refused(69, server.ref, "--pull=always", "--plain-http", server.host, env=env)
+    assert "proxy" in refused(69, "registry.invalid/team/app", env=env)
+    assert "cannot find" in refused(69, "registry.invalid/team/app", env={**env, "no_proxy": ".invalid"})
+    assert right(fetch(server.ref, env=env))

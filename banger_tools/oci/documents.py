@@ -73,6 +73,12 @@ class ImageManifest(Struct, rename={"media_type": "mediaType", "artifact_type": 
     layers: list[Descriptor] | None = None
 
 
+class TagList(Struct):
+    """What a registry answers when it is asked for the tags of a repository."""
+
+    tags: list[str] | None = None
+
+
 class _RootFs(Struct):
     diff_ids: list[Digest] | None = None
 

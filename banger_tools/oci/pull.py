@@ -8,10 +8,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from banger_tools import console, errors, manifest, sizes
-from banger_tools.oci import container, layer, limits, local, reference, remote
+from banger_tools.oci import container, layer, limits, local, place, reference, remote
 from banger_tools.oci.cache import Cache
 from banger_tools.oci.cancel import Cancel, run_all
 from banger_tools.oci.documents import Blob, Image
+from banger_tools.oci.http import Settings, Transport
 
 WORKERS = 4
 
@@ -24,8 +25,9 @@ class Wants(NamedTuple):
     platform: manifest.Platform | None = None
     pull: str = "missing"
     limits: limits.Limits = limits.Limits()
-    settings: remote.Settings = remote.Settings()
+    settings: Settings = Settings()
     thorough: bool = False
+    record: bool = True
 
 
 class Fetched(NamedTuple):
@@ -43,7 +45,7 @@ def fetch(ref: reference.Reference, requested: str, cache: Cache, wants: Wants) 
     """
     cache.prepare()
     cancel = Cancel()
-    with _open(ref, cache, wants, cancel) as (source, image):
+    with open_image(ref, cache, wants, cancel) as (source, image):
         layers = fetch_layers(source, image, cache, wants, cancel)
     config = image.config
     if "rootfs" not in config:
@@ -52,12 +54,13 @@ def fetch(ref: reference.Reference, requested: str, cache: Cache, wants: Wants) 
 
 
 @contextlib.contextmanager
-def _open(ref: reference.Reference, cache: Cache, wants: Wants, cancel: Cancel) -> Iterator[Opened]:
+def open_image(ref: reference.Reference, cache: Cache, wants: Wants, cancel: Cancel) -> Iterator[Opened]:
+    """Open what a reference names, with its documents read and checked; nothing else is read yet."""
     match ref:
         case reference.Registry():
             with remote.open_registry(ref, cache, wants.settings, cancel) as source:
                 with console.step(f"resolve '{ref}'"):
-                    image = source.resolve(ref, wants.platform, wants.pull)
+                    image = source.resolve(ref, wants.platform, wants.pull, record=wants.record)
                 yield source, image
         case reference.Layout(archive=False):
             source_folder = local.LayoutSource(container.Folder(ref.path))
@@ -83,13 +86,27 @@ def fetch_layers(
     known = [blob.size or 0 for blob in image.layers]
     with console.step(f"fetch {len(known)} layers"), console.progress("all layers", sum(known)) as total:
         task = layer.Task(cache, source, cancel, wants.limits, total, wants.thorough)
-        jobs = [
-            partial(layer.fetch, task, blob, diff_id, _what(number, len(known), blob, diff_id))
-            for number, (blob, diff_id) in enumerate(zip(image.layers, image.diff_ids, strict=True), 1)
-        ]
-        layers = run_all(jobs, WORKERS, cancel)
+        with _places(source, wants.settings, cancel) as places:
+            jobs = [
+                partial(place.fetch, task, places, blob, diff_id, _what(number, len(known), blob, diff_id))
+                for number, (blob, diff_id) in enumerate(zip(image.layers, image.diff_ids, strict=True), 1)
+            ]
+            layers = run_all(jobs, WORKERS, cancel)
     _check_total(layers, wants.limits)
     return layers
+
+
+@contextlib.contextmanager
+def _places(source: layer.Source, settings: Settings, cancel: Cancel) -> Iterator[place.Find]:
+    """Give what tells the places of a layer: where files lack a foreign one, the network may have it."""
+    if isinstance(source, remote.RegistrySource):
+        yield source.places
+        return
+    transport = Transport("", settings, cancel)
+    try:
+        yield lambda blob: [source, *place.foreign(blob, transport, "the image")]
+    finally:
+        transport.close()
 
 
 def _what(number: int, count: int, blob: Blob, diff_id: str | None) -> str:

@@ -179,6 +179,11 @@ def parse(text: str) -> Reference:
     return _TRANSPORTS[transport](rest)
 
 
+def is_tag(text: str) -> bool:
+    """Tell whether an image in a registry may have this tag."""
+    return _TAG.fullmatch(text) is not None
+
+
 def may_be_catalog_name(text: str) -> bool:
     """Tell whether a REF may be the name of a catalog's entry, which goes before a repository of that name."""
     return _CATALOG_NAME.fullmatch(text) is not None and len(text) <= NAME_LIMIT

@@ -1,0 +1,167 @@
+"""The connections of one program: pooled by host, each host with a TLS of its own, and all of them to be woken.
+
+A thread that reads from a connection may be stopped by another: when the program is interrupted, and when one step
+takes too long. The time-outs of sockets do not see the second, if a server sends a byte now and then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from banger_tools.oci import hosts
+
+if TYPE_CHECKING:
+    import ssl
+
+    from urllib3 import BaseHTTPResponse, PoolManager
+
+
+class Guard:
+    """Shuts the connection of every step that takes longer than `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._steps: dict[int, tuple[socket.socket, float]] = {}
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def step(self, connection: socket.socket | None) -> Iterator[None]:
+        """Do one step of a conversation: a header to be read, or some bytes of a body."""
+        if connection is None:
+            yield
+            return
+        self._start()
+        thread = threading.get_ident()
+        self._steps[thread] = (connection, time.monotonic() + self._seconds)
+        try:
+            yield
+        finally:
+            del self._steps[thread]
+
+    def _start(self) -> None:
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._watch, daemon=True)
+                    self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(min(1.0, self._seconds / 4)):
+            now = time.monotonic()
+            for connection, deadline in list(self._steps.values()):
+                if now > deadline:
+                    shut(connection)
+
+    def end(self) -> None:
+        """Watch no longer."""
+        self._ended.set()
+
+
+def shut(connection: socket.socket) -> None:
+    """Wake whoever waits for a connection."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+class Connections:
+    """Pools of connections, one for each host; `tls` makes the context for a host."""
+
+    def __init__(self, stall: float, tls: Callable[[str], ssl.SSLContext]) -> None:
+        self._stall = stall
+        self._tls = tls
+        self._lock = threading.Lock()
+        self._pools: dict[tuple[str, str | None], PoolManager] = {}
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._answering: weakref.WeakKeyDictionary[BaseHTTPResponse, socket.socket] = weakref.WeakKeyDictionary()
+        self._guard = Guard(stall)
+
+    def shut(self) -> None:
+        """Wake the threads that wait for any connection."""
+        for connection in list(self._sockets):
+            shut(connection)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._guard.end()
+        for pool in self._pools.values():
+            pool.clear()
+
+    def reading(self, response: BaseHTTPResponse) -> contextlib.AbstractContextManager[None]:
+        """Guard the reading of some bytes of a response."""
+        return self._guard.step(self._answering.get(response))
+
+    def pool(self, url: str) -> PoolManager:
+        """Return the pool for a URL.
+
+        Raises BadUsage for a proxy that is none, and what making the TLS context of the host raises.
+        """
+        scheme, host = urlsplit(url).scheme, hosts.of_url(url)
+        proxy = hosts.proxy(url)
+        with self._lock:
+            key = (f"{scheme}://{host}", proxy)
+            if key not in self._pools:
+                self._pools[key] = self._make(self._tls(host) if scheme == "https" else None, proxy)
+            return self._pools[key]
+
+    def _make(self, context: ssl.SSLContext | None, proxy: str | None) -> PoolManager:
+        from urllib3 import PoolManager, ProxyManager, Timeout, make_headers
+
+        timeout = Timeout(connect=min(10.0, self._stall), read=self._stall)
+        options: dict[str, Any] = {"maxsize": 8, "retries": False, "timeout": timeout, "ssl_context": context}
+        if proxy:
+            parts = urlsplit(proxy)
+            login = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None
+            headers = make_headers(proxy_basic_auth=login) if login else None
+            address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+            pool: PoolManager = ProxyManager(address, proxy_headers=headers, **options)
+        else:
+            pool = PoolManager(**options)
+        pool.pool_classes_by_scheme = self._kinds()
+        return pool
+
+    def _kinds(self) -> dict[str, Any]:
+        """Return kinds of connection pools that tell which sockets they opened, and guard the headers of answers."""
+        from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+        from urllib3.connection import HTTPConnection, HTTPSConnection
+
+        ours = self
+
+        class Plain(HTTPConnection):
+            def connect(self) -> None:
+                super().connect()
+                ours._sockets.add(self.sock)
+
+            def getresponse(self) -> Any:
+                return ours._answer(self.sock, super().getresponse)
+
+        class Tls(HTTPSConnection):
+            def connect(self) -> None:
+                super().connect()
+                ours._sockets.add(self.sock)
+
+            def getresponse(self) -> Any:
+                return ours._answer(self.sock, super().getresponse)
+
+        class PlainPool(HTTPConnectionPool):
+            ConnectionCls = Plain
+
+        class TlsPool(HTTPSConnectionPool):
+            ConnectionCls = Tls
+
+        return {"http": PlainPool, "https": TlsPool}
+
+    def _answer(self, connection: socket.socket, receive: Callable[[], BaseHTTPResponse]) -> BaseHTTPResponse:
+        """Receive the headers of an answer, and remember where its body comes from."""
+        with self._guard.step(connection):
+            response = receive()
+        self._answering[response] = connection
+        return response
