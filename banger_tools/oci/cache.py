@@ -11,21 +11,28 @@ goes when it is written to; then it is hashed again before it is trusted.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from banger_tools import errors, files
+import msgspec
+
+from banger_tools import console, errors, files, lease
 from banger_tools.oci import digest as digests
-from banger_tools.oci import mark
+from banger_tools.oci import limits, mark
 from banger_tools.oci.cancel import Cancel
-from banger_tools.oci.documents import Descriptor, Document
+from banger_tools.oci.documents import OCI_INDEX, Descriptor, Document
 
 REF_NAME = "org.opencontainers.image.ref.name"
+RESUMABLE = 7 * 86400
+"""Seconds that a transfer which broke off is kept for somebody to go on with."""
+
 _LAYOUT = '{"imageLayoutVersion":"1.0.0"}'
 _PIECE = 1 << 20
 
@@ -39,7 +46,7 @@ class Cache:
         self.partial = root / "partial"
 
     def prepare(self) -> None:
-        """Make the folders and the two files that make an OCI layout.
+        """Make the folders and the two files that make an OCI layout, anew where they are damaged.
 
         Raises CannotCreate or Denied.
         """
@@ -47,10 +54,22 @@ class Cache:
             for folder in (self.oci / "blobs" / "sha256", self.root / "layers" / "sha256", self.partial):
                 folder.mkdir(parents=True, exist_ok=True)
             with self._index_lock():
-                if not (self.oci / "index.json").exists():
+                if self._read_index() is None:
+                    if os.path.lexists(self._index):
+                        console.warning(f"'{self._index}' is damaged; what references stood for is forgotten")
+                    _make_room(self._index)
                     self._write_index([])
         except OSError as error:
-            raise errors.os_error(error, f"cannot make the cache '{self.root}'") from error
+            hint = "XDG_CACHE_HOME or BANGER_HOME names another place"
+            raise _with_hint(errors.os_error(error, f"cannot write to the cache '{self.root}'"), hint) from error
+
+    def sweep(self) -> None:
+        """Remove what programs that were killed left and nobody can go on with; only while nobody uses the cache."""
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(self.partial):
+                old = time.time() - entry.stat(follow_symlinks=False).st_mtime > RESUMABLE
+                if is_leftover(entry.name) or (old and not entry.name.startswith("apt-")):
+                    files.discard(Path(entry.path))
 
     # Blobs
 
@@ -59,12 +78,9 @@ class Cache:
         return self.oci.joinpath("blobs", *digests.split(digest))
 
     def has_blob(self, digest: str, size: int | None) -> bool:
-        """Tell whether a blob is there with the right size; whoever reads it checks the digest again."""
-        try:
-            found = os.stat(self.blob_path(digest))
-        except OSError:
-            return False
-        return stat.S_ISREG(found.st_mode) and size in (None, found.st_size)
+        """Tell whether a blob is there with the right size, and note its use; whoever reads it checks the digest."""
+        found = lease.use(self.blob_path(digest))
+        return found is not None and size in (None, found.st_size)
 
     def read_document(self, descriptor: Descriptor) -> bytes | None:
         """Return a document that is here and undamaged, else None."""
@@ -77,14 +93,15 @@ class Cache:
         """Keep a verified document."""
         target = self.blob_path(document.descriptor.digest)
         if self.read_document(document.descriptor) is None:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            _make_room(target)
             with files.atomic(target, force=True) as temporary:
                 temporary.write_bytes(document.data)
 
     def keep_blob(self, temporary: Path, digest: str) -> None:
         """Give a verified blob its name."""
         target = self.blob_path(digest)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_room(target)
+        os.utime(temporary, ns=(time.time_ns(), os.stat(temporary).st_mtime_ns))
         files.sync_file(temporary)
         files.place(temporary, target, force=True)
 
@@ -100,22 +117,19 @@ class Cache:
         The file is hashed only if it was touched since it was verified, or if `thorough`.
         """
         path = self.layer_path(diff_id)
-        try:
-            found = os.lstat(path)
-        except OSError:
-            return None
-        if stat.S_ISREG(found.st_mode) and mark.stands(found, diff_id) and not thorough:
+        found = lease.use(path)
+        if found is not None and mark.stands(found, diff_id) and not thorough:
             return found.st_size
-        if stat.S_ISREG(found.st_mode) and _hash_file(path, diff_id, cancel or Cancel()) == diff_id:
+        if found is not None and _hash_file(path, diff_id, cancel or Cancel()) == diff_id:
             mark.put(path, diff_id)
-            return os.stat(path).st_size
+            return found.st_size
         files.discard(path)
         return None
 
     def keep_layer(self, temporary: Path, diff_id: str) -> Path:
         """Give a verified tar its name, and mark it as verified."""
         target = self.layer_path(diff_id)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_room(target)
         mark.put(temporary, diff_id)
         files.sync_file(temporary)
         files.place(temporary, target, force=True)
@@ -132,6 +146,7 @@ class Cache:
         path = self.partial / "-".join(digests.split(digest))
         descriptor = _lock_name(path, cancel)
         try:
+            files.discard(path.with_name(f"{path.name}.tar"))
             yield path
         finally:
             with contextlib.suppress(FileNotFoundError):
@@ -143,44 +158,96 @@ class Cache:
 
     def resolved(self, name: str) -> Descriptor | None:
         """Return what a reference stood for when it was last resolved."""
-        for entry in self._entries():
-            if (entry.get("annotations") or {}).get(REF_NAME) == name:
-                return Descriptor(str(entry["digest"]), int(entry["size"]), str(entry["mediaType"]))
-        return None
+        return next((found for known, found in self.references() if known == name), None)
+
+    def references(self) -> list[tuple[str | None, Descriptor]]:
+        """Return what the layout's index lists, each with its name if it has one."""
+        return [(_name(entry), _described(entry)) for entry in self._read_index() or []]
 
     def record(self, name: str, descriptor: Descriptor) -> None:
         """Remember what a reference stands for."""
+        entry = {
+            "mediaType": descriptor.media_type,
+            "digest": descriptor.digest,
+            "size": descriptor.size,
+            "annotations": {REF_NAME: name},
+        }
         with self._index_lock():
-            others = [e for e in self._entries() if (e.get("annotations") or {}).get(REF_NAME) != name]
-            entry = {
-                "mediaType": descriptor.media_type,
-                "digest": descriptor.digest,
-                "size": descriptor.size,
-                "annotations": {REF_NAME: name},
-            }
+            others = [other for other in self._read_index() or [] if _name(other) != name]
             self._write_index([*others, entry])
 
-    def _entries(self) -> list[dict[str, Any]]:
+    def forget(self, gone: Callable[[str | None, Descriptor], bool]) -> None:
+        """Strike references from the index."""
+        with self._index_lock():
+            entries = self._read_index() or []
+            self._write_index([entry for entry in entries if not gone(_name(entry), _described(entry))])
+
+    @property
+    def _index(self) -> Path:
+        return self.oci / "index.json"
+
+    def _read_index(self) -> list[dict[str, Any]] | None:
+        """Return the entries of the index that are descriptors; None if it is no index."""
         try:
-            index = json.loads((self.oci / "index.json").read_bytes())
-            return [entry for entry in index["manifests"] if isinstance(entry, dict)]
-        except (OSError, ValueError, KeyError, TypeError):
-            return []
+            entries = json.loads(files.read_small(self._index, limits.DOCUMENT, "an index"))["manifests"]
+            return [entry for entry in entries if _is_descriptor(entry)]
+        except (errors.BangerError, ValueError, KeyError, TypeError, RecursionError):
+            return None
 
     def _write_index(self, entries: list[dict[str, Any]]) -> None:
-        ordered = sorted(entries, key=lambda entry: str((entry.get("annotations") or {}).get(REF_NAME)))
-        index = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": ordered}
-        files.write_text(self.oci / "index.json", json.dumps(index, sort_keys=True) + "\n", force=True)
+        ordered = sorted(entries, key=lambda entry: str(_name(entry)))
+        index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": ordered}
+        files.write_text(self._index, json.dumps(index, sort_keys=True) + "\n", force=True)
 
     @contextlib.contextmanager
     def _index_lock(self) -> Iterator[None]:
         """Hold the layout's marker file, which never changes, while the index is replaced."""
         marker = self.oci / "oci-layout"
+        _make_room(marker)
         with files.locked(marker, what=f"the cache '{self.root}'"):
-            if marker.stat().st_size == 0:
+            if not _is_marker(marker):
                 marker.write_text(_LAYOUT, encoding="ascii")
                 marker.chmod(0o644)
             yield
+
+
+def is_leftover(name: str) -> bool:
+    """Tell from its name whether a file on its way is of no use to anybody but the program that made it."""
+    return name.endswith((".tar", ".tmp"))
+
+
+def _is_marker(path: Path) -> bool:
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        return bool(json.loads(path.read_bytes())["imageLayoutVersion"] == "1.0.0")
+    return False
+
+
+def _is_descriptor(entry: object) -> bool:
+    try:
+        return bool(_described(entry).digest)
+    except msgspec.ValidationError:
+        return False
+
+
+def _described(entry: object) -> Descriptor:
+    return msgspec.convert(entry, Descriptor)
+
+
+def _name(entry: dict[str, Any]) -> str | None:
+    return (entry.get("annotations") or {}).get(REF_NAME)
+
+
+def _make_room(target: Path) -> None:
+    """Make the folder of a file, and remove what stands in its place and is no file."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.lstat(target).st_mode):
+            files.discard(target)
+
+
+def _with_hint(error: errors.BangerError, hint: str) -> errors.BangerError:
+    error.hint = error.hint or hint
+    return error
 
 
 def _hash_file(path: Path, like: str, cancel: Cancel) -> str:
@@ -198,7 +265,13 @@ def _lock_name(path: Path, cancel: Cancel) -> int:
     A file that was renamed or removed while we waited is another's finished work: its name is tried anew.
     """
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        except OSError as error:
+            if error.errno not in (errno.EISDIR, errno.ELOOP, errno.ENXIO):
+                raise errors.os_error(error, f"cannot write '{path}'") from error
+            files.discard(path)
+            continue
         try:
             _wait_for_lock(descriptor, cancel)
             with contextlib.suppress(FileNotFoundError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol, Self
@@ -112,7 +113,7 @@ def fetch(task: Task, blob: Blob, diff_id: str | None, what: str) -> manifest.La
 
     Raises BadInput for a layer that is not what its digests say, and what the source raises.
     """
-    size = _cached_size(task, diff_id)
+    size = _cached_size(task, blob, diff_id)
     if size is None:
         diff_id, size = _make(task, blob, diff_id, what)
     else:
@@ -122,8 +123,12 @@ def fetch(task: Task, blob: Blob, diff_id: str | None, what: str) -> manifest.La
     return manifest.Layer(diff_id, path, size, blob.digest, blob.media_type or None, blob.size)
 
 
-def _cached_size(task: Task, diff_id: str | None) -> int | None:
-    return None if diff_id is None else task.cache.layer_size(diff_id, task.cancel, thorough=task.thorough)
+def _cached_size(task: Task, blob: Blob, diff_id: str | None) -> int | None:
+    """Return the size of the tar if it is in the cache; then what it came out of is in use with it."""
+    size = None if diff_id is None else task.cache.layer_size(diff_id, task.cancel, thorough=task.thorough)
+    if size is not None and blob.digest is not None:
+        task.cache.has_blob(blob.digest, blob.size)
+    return size
 
 
 def _make(task: Task, blob: Blob, diff_id: str | None, what: str) -> tuple[str, int]:
@@ -132,7 +137,7 @@ def _make(task: Task, blob: Blob, diff_id: str | None, what: str) -> tuple[str, 
     if key is None:
         return unpack(task, task.source.chunks(blob, 0, task.cancel), blob, None, what)
     with task.cache.claim(key, task.cancel) as partial:
-        size = _cached_size(task, diff_id)
+        size = _cached_size(task, blob, diff_id)
         if size is not None and diff_id is not None:
             task.total.update(blob.size or 0)
             return diff_id, size
@@ -216,7 +221,7 @@ def unpack(task: Task, chunks: Iterable[bytes], blob: Blob, diff_id: str | None,
 
     Raises digest.Mismatch if the blob is not what its digest says, BadInput for everything else that is wrong with it.
     """
-    name = "-".join(digests.split(blob.digest or diff_id or f"stream:{os.getpid()}")) + ".tar"
+    name = "-".join(digests.split(blob.digest or diff_id or f"stream:{secrets.token_hex(8)}")) + ".tar"
     temporary = task.cache.partial / name
     try:
         with open(temporary, "wb") as file:
