@@ -30,6 +30,8 @@ Nanoseconds = Annotated[int, Meta(ge=0, le=10**9 - 1)]
 Type = Literal["file", "dir", "symlink", "hardlink", "char", "block", "fifo"]
 Segments = list[tuple[Natural, Natural, Natural]]
 
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 # A path of the guest without an empty, "." or ".." component; names of 255 bytes at most
 _PATH = re.compile(rb"/|(?:/(?!\.{1,2}(?:/|\Z))[^/\0]{1,255})+")
 
@@ -174,8 +176,30 @@ def read(path: Path, *, digest: str | None = None) -> Tree:
     head, _, body = data.partition(b"\n")
     header = _header(head, path)
     entries = _entries(body, path)
-    _check_origins(entries, header.sources, path)
-    return Tree(header.sources, _in_order(entries, len(header.sources), path), identity(header.sources, body))
+    try:
+        _check_origins(entries, header.sources)
+        ordered = _in_order(entries, len(header.sources))
+    except _Wrong as wrong:
+        raise _named(wrong, entries, body, path) from None
+    return Tree(header.sources, ordered, identity(header.sources, body))
+
+
+class _Wrong(Exception):
+    """An entry is not what it may be; whoever has the lines says where it stands."""
+
+    def __init__(self, entry: Entry, problem: str) -> None:
+        super().__init__(problem)
+        self.entry = entry
+        self.problem = problem
+
+
+def _named(wrong: _Wrong, entries: Sequence[Entry], body: bytes, path: Path) -> errors.BadInput:
+    """Return the error that says on which line the wrong entry stands; empty lines hold none."""
+    lines = [number for number, line in enumerate(body.split(b"\n"), 2) if line.strip()]
+    if len(lines) != len(entries):
+        return _first_bad_line(body, path)  # an entry over several lines, or several on one
+    line = next(number for number, entry in zip(lines, entries, strict=True) if entry is wrong.entry)
+    return errors.BadInput(f"'{path}', line {line}: '{wrong.entry.path}' {wrong.problem}")
 
 
 def identity(sources: Sequence[SourceFile], entries: bytes) -> str:
@@ -190,7 +214,7 @@ def identity(sources: Sequence[SourceFile], entries: bytes) -> str:
 def _header(line: bytes, path: Path) -> Header:
     try:
         header = msgspec.json.decode(line, type=Header)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+    except _UNREADABLE as error:
         raise errors.BadInput(f"'{path}', line 1: not the header of a tree: {error}") from error
     if header.tree != VERSION:
         raise errors.BadInput(f"'{path}' is a tree of version {header.tree}, and this program reads {VERSION}")
@@ -203,15 +227,17 @@ def _entries(body: bytes, path: Path) -> list[Entry]:
     decoder = msgspec.json.Decoder(Entry)
     try:
         return decoder.decode_lines(body)
-    except (msgspec.ValidationError, msgspec.DecodeError):
+    except _UNREADABLE:
         raise _first_bad_line(body, path) from None
 
 
 def _first_bad_line(body: bytes, path: Path) -> errors.BadInput:
-    for number, line in enumerate(body.splitlines(), 2):
+    for number, line in enumerate(body.split(b"\n"), 2):
+        if not line.strip():
+            continue
         try:
             msgspec.json.decode(line, type=Entry)
-        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        except _UNREADABLE as error:
             return errors.BadInput(f"'{path}', line {number}: {error}")
     return errors.BadInput(f"'{path}' is not a tree")
 
@@ -221,34 +247,34 @@ def identified(sources: list[SourceFile], entries: list[Entry]) -> Tree:
     return Tree(sources, entries, identity(sources, msgspec.json.Encoder().encode_lines(entries)))
 
 
-def _check_origins(entries: list[Entry], sources: list[SourceFile], path: Path) -> None:
+def _check_origins(entries: list[Entry], sources: list[SourceFile]) -> None:
     """Check that data from a folder names a file in it, and no other does; most trees have no folders."""
     folders = {number for number, source in enumerate(sources) if source.folder}
     for entry in entries:
         if entry.origin is None and not (folders and entry.data is not None and entry.data[0] in folders):
             continue
         if entry.origin is None or entry.data is None or entry.data[0] not in folders:
-            raise errors.BadInput(f"'{path}': '{entry.path}': an origin goes with data from a folder")
+            raise _Wrong(entry, "has an origin, or data from a folder, and not both")
         try:
             name = origin_bytes(entry.origin)
         except (ValueError, binascii.Error):
             name = b""
         if _PATH.fullmatch(b"/" + name) is None or not name:
-            raise errors.BadInput(f"'{path}': '{entry.path}': its origin is no path in a folder")
+            raise _Wrong(entry, "has an origin that is no path in a folder")
 
 
-def _in_order(entries: list[Entry], sources: int, path: Path) -> list[Entry]:
+def _in_order(entries: list[Entry], sources: int) -> list[Entry]:
     """Check the entries and return them in tree order, with the folders that they imply."""
     by_path: dict[bytes, Entry] = {}
     for entry in entries:
-        name = _check(entry, sources, path)
+        name = _check(entry, sources)
         if name in by_path:
-            raise errors.BadInput(f"'{path}': '{entry.path}' is there twice")
+            raise _Wrong(entry, "is there twice")
         by_path[name] = entry
-    _add_parents(by_path, path)
+    _add_parents(by_path)
     for entry in by_path.values():
         if entry.type == "hardlink":
-            _check_hardlink(entry, by_path, path)
+            _check_hardlink(entry, by_path)
     return [by_path[name] for name in sorted(by_path, key=order)]
 
 
@@ -257,7 +283,7 @@ def order(path: bytes) -> bytes:
     return path.replace(b"/", b"\0")  # which no name holds, and which sorts before all that may stand in one
 
 
-def _check(entry: Entry, sources: int, path: Path) -> bytes:
+def _check(entry: Entry, sources: int) -> bytes:
     """Check what the types of the fields do not say, and return the exact path."""
     try:
         name = path_bytes(entry)
@@ -267,26 +293,26 @@ def _check(entry: Entry, sources: int, path: Path) -> bytes:
             xattr_values(entry)
         problem = _problem(entry, name, sources)
     except (ValueError, binascii.Error) as error:
-        problem = str(error)
+        problem = f"has a value that is no base64: {error}"
     if problem:
-        raise errors.BadInput(f"'{path}': '{entry.path}': {problem}")
+        raise _Wrong(entry, problem)
     return name
 
 
 def _problem(entry: Entry, name: bytes, sources: int) -> str | None:
     kind = entry.type
     if _PATH.fullmatch(name) is None or len(name) > MAX_PATH:
-        return "a path begins with '/' and has no '.' or '..', names of 255 bytes at most, and 4096 in all"
+        return "is no path: one begins with '/' and has no '.' or '..', names of 255 bytes at most, and 4096 in all"
     if entry.data is not None and entry.data[0] >= sources:
-        return f"data source {entry.data[0]} is not in the header"
+        return f"has data source {entry.data[0]}, which is not in the header"
     if entry.segments is not None and not _fit(entry.segments, entry.size):
-        return "its segments are not in order, or go beyond its size"
+        return "has segments that are not in order, or go beyond its size"
     if kind == "file":
-        return "a file with a size needs data" if entry.size and entry.data is None else None
+        return "has a size and no data" if entry.size and entry.data is None else None
     if kind in ("char", "block") and entry.rdev is None:
-        return "a device needs rdev"
+        return "is a device without rdev"
     if kind in ("symlink", "hardlink") and not entry.target:
-        return "a link needs a target"
+        return "is a link without a target"
     return None
 
 
@@ -299,7 +325,7 @@ def _fit(segments: Segments, size: int) -> bool:
     return True
 
 
-def _add_parents(by_path: dict[bytes, Entry], path: Path) -> None:
+def _add_parents(by_path: dict[bytes, Entry]) -> None:
     for name in list(by_path):
         while name != b"/":
             name = name.rpartition(b"/")[0] or b"/"
@@ -308,17 +334,17 @@ def _add_parents(by_path: dict[bytes, Entry], path: Path) -> None:
                 text, exact = text_of(name)
                 by_path[name] = Entry(text, "dir", path_b64=exact)
             elif parent.type != "dir":
-                raise errors.BadInput(f"'{path}': '{parent.path}' is no folder, but has entries below it")
+                raise _Wrong(parent, "is no folder, but has entries below it")
             else:
                 break
     by_path.setdefault(b"/", Entry("/", "dir"))
 
 
-def _check_hardlink(entry: Entry, by_path: dict[bytes, Entry], path: Path) -> None:
+def _check_hardlink(entry: Entry, by_path: dict[bytes, Entry]) -> None:
     target = by_path.get(target_bytes(entry))
     if target is None or target.type in ("hardlink", "dir"):
         found = "is not in the tree" if target is None else f"is a {target.type}"
-        raise errors.BadInput(f"'{path}': '{entry.path}' is a hardlink to '{entry.target}', which {found}")
+        raise _Wrong(entry, f"is a hardlink to '{entry.target}', which {found}")
 
 
 def new_entry(path: bytes, kind: str) -> Entry:
