@@ -10,20 +10,19 @@ from collections.abc import Sequence
 
 from crc32c import crc32c
 
-from banger_tools import errors
 from banger_tools.ext4.checksum import final
 from banger_tools.ext4.dirhash import half_md4
 from banger_tools.ext4.structures import FT, FT_CHECKSUM
 
 BLOCK = 4096
 _TAIL = 12
-_USABLE = BLOCK - _TAIL
+USABLE = BLOCK - _TAIL
 _DIRENT = struct.Struct("<IHBB")
 _TAIL_STRUCT = struct.Struct("<IHBBI")
 _HALF_MD4 = 1
-_ROOT_LIMIT = 507  # (4096 - two entries, 24 - dx_root_info, 8 - tail, 8) / 8
-_NODE_LIMIT = 510  # (4096 - fake entry, 8 - tail, 8) / 8
-_DX_ROOT_AT, _DX_NODE_AT = 32, 8
+ROOT_LIMIT = 507  # (4096 - two entries, 24 - dx_root_info, 8 - tail, 8) / 8
+NODE_LIMIT = 510  # (4096 - fake entry, 8 - tail, 8) / 8
+MAX_LEAVES = ROOT_LIMIT * NODE_LIMIT  # two levels; a third one asks for large_dir, and for 60 million names
 
 Child = tuple[bytes, int, int]  # name, inode number, file type
 HashSeed = tuple[int, int, int, int]
@@ -38,9 +37,9 @@ def build(number: int, parent: int, children: Sequence[Child], seed: int | None,
     """Return the blocks of the directory with inode `number`; `seed` is that inode's checksum seed, or None
     where the filesystem has no checksums: then the room for them in leaves stays, as an unused entry.
 
-    Raises BadInput if it has more names than the format's two levels of index can hold.
+    They must not need more than MAX_LEAVES leaves.
     """
-    if 24 + sum([8 + len(child[0]) + 3 & ~3 for child in children]) <= _USABLE:
+    if 24 + sum([8 + len(child[0]) + 3 & ~3 for child in children]) <= USABLE:
         entries = [(b".", number, FT["dir"]), (b"..", parent, FT["dir"]), *children]
         return [_leaf(entries, seed)]
     return _indexed(number, parent, children, seed, hash_seed)
@@ -48,7 +47,7 @@ def build(number: int, parent: int, children: Sequence[Child], seed: int | None,
 
 def empty_block(seed: int | None) -> bytes:
     """Return a leaf without entries, as a folder that once was larger has."""
-    return _sealed(_DIRENT.pack(0, _USABLE, 0, 0).ljust(_USABLE, b"\0"), seed)
+    return _sealed(_DIRENT.pack(0, USABLE, 0, 0).ljust(USABLE, b"\0"), seed)
 
 
 def _leaf(entries: Sequence[Child], seed: int | None) -> bytes:
@@ -60,8 +59,8 @@ def _leaf(entries: Sequence[Child], seed: int | None) -> bytes:
         parts.append(pack(inode, length, len(name), kind) + name.ljust(length - 8, b"\0"))
         used += length
     name, inode, kind = entries[-1]
-    parts.append(pack(inode, _USABLE - used, len(name), kind) + name)
-    return _sealed(b"".join(parts).ljust(_USABLE, b"\0"), seed)
+    parts.append(pack(inode, USABLE - used, len(name), kind) + name)
+    return _sealed(b"".join(parts).ljust(USABLE, b"\0"), seed)
 
 
 def _sealed(body: bytes, seed: int | None) -> bytes:
@@ -74,14 +73,12 @@ def _indexed(number: int, parent: int, children: Sequence[Child], seed: int | No
     hashes = half_md4([child[0] for child in children], hash_seed)
     order = sorted(range(len(children)), key=hashes.__getitem__)
     leaves, firsts = _pack_leaves(children, hashes, order, seed)
-    if len(leaves) <= _ROOT_LIMIT:
+    if len(leaves) <= ROOT_LIMIT:
         root = _root(number, parent, 0, list(zip(firsts, range(1, len(leaves) + 1), strict=True)), seed)
         return [root, *leaves]
-    nodes = -(-len(leaves) // _NODE_LIMIT)
-    if nodes > _ROOT_LIMIT:
-        raise errors.BadInput(f"a folder of {len(children)} names is more than an ext4 folder can index")
+    nodes = -(-len(leaves) // NODE_LIMIT)
     pairs = list(zip(firsts, range(1 + nodes, 1 + nodes + len(leaves)), strict=True))
-    chunks = [pairs[n : n + _NODE_LIMIT] for n in range(0, len(pairs), _NODE_LIMIT)]
+    chunks = [pairs[n : n + NODE_LIMIT] for n in range(0, len(pairs), NODE_LIMIT)]
     root = _root(number, parent, 1, [(chunk[0][0], 1 + n) for n, chunk in enumerate(chunks)], seed)
     return [root, *(_node(chunk, seed) for chunk in chunks), *leaves]
 
@@ -97,7 +94,7 @@ def _pack_leaves(
     first = previous = 0
     for index in order:
         length = record_length(children[index][0])
-        if used + length > _USABLE:
+        if used + length > USABLE:
             leaves.append(_leaf(pending, seed))
             firsts.append(first)
             # The lowest bit says that the same hash stands at the end of the leaf before.
@@ -113,11 +110,11 @@ def _root(number: int, parent: int, levels: int, pairs: list[tuple[int, int]], s
     dot = _DIRENT.pack(number, 12, 1, FT["dir"]) + b".\0\0\0"
     dotdot = _DIRENT.pack(parent, BLOCK - 12, 2, FT["dir"]) + b"..\0\0"
     info = struct.pack("<IBBBB", 0, _HALF_MD4, 8, levels, 0)
-    return _index_block(dot + dotdot + info, pairs, _ROOT_LIMIT, seed)
+    return _index_block(dot + dotdot + info, pairs, ROOT_LIMIT, seed)
 
 
 def _node(pairs: list[tuple[int, int]], seed: int | None) -> bytes:
-    return _index_block(_DIRENT.pack(0, BLOCK, 0, 0), pairs, _NODE_LIMIT, seed)
+    return _index_block(_DIRENT.pack(0, BLOCK, 0, 0), pairs, NODE_LIMIT, seed)
 
 
 def _index_block(head: bytes, pairs: list[tuple[int, int]], limit: int, seed: int | None) -> bytes:

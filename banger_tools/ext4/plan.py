@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from banger_tools import console, errors, tree
-from banger_tools.ext4 import extents, xattr
+from banger_tools.ext4 import directory, extents, xattr
 from banger_tools.ext4 import structures as s
 from banger_tools.tree import Entry
 
@@ -15,6 +15,7 @@ INODE_SIZE = 256
 XATTR_ROOM = INODE_SIZE - s.GOOD_OLD_INODE_SIZE - s.EXTRA_ISIZE
 FIRST_FREE_INO = s.LOST_FOUND_INO + 1
 LOST_FOUND_BLOCKS = 4
+MAX_MAJOR, MAX_MINOR = (1 << 12) - 1, (1 << 20) - 1
 MAX_FILE = ((1 << 32) - 1) * BLOCK  # block numbers in a file have 32 bits, and the last one means the end
 LOST_FOUND = b"/lost+found"
 
@@ -113,10 +114,18 @@ def _measure(item: Item, path: bytes, folders: dict[bytes, Item]) -> None:
         if len(item.target) >= BLOCK:
             raise errors.BadInput(f"the target of symlink '{entry.path}' has {len(item.target)} bytes, 4095 at most")
         item.blocks = int(len(item.target) >= s.MAX_SYMLINK_INLINE)
+    elif entry.rdev is not None and (entry.rdev[0] > MAX_MAJOR or entry.rdev[1] > MAX_MINOR):
+        major, minor = entry.rdev
+        raise errors.BadInput(
+            f"'{entry.path}' is device {major}:{minor}, and the most that Linux knows is {MAX_MAJOR}:{MAX_MINOR}"
+        )
 
 
 def _measure_xattrs(item: Item) -> None:
-    found, refused = xattr.attributes(tree.xattr_values(item.entry))
+    try:
+        found, refused = xattr.attributes(tree.xattr_values(item.entry))
+    except errors.BadInput as error:
+        raise errors.BadInput(f"'{item.entry.path}': {error.message}") from None
     for name in refused:
         console.warning(f"'{item.entry.path}': ext4 cannot hold the xattr '{name}'; it is left out")
     inside, outside = xattr.split(found, XATTR_ROOM)
@@ -169,14 +178,16 @@ def _measure_folder(item: Item) -> None:
     subfolders = sum([child[2] == s.FT["dir"] for child in item.children])
     item.links = 2 + subfolders if 2 + subfolders <= s.LINK_MAX else 1
     used = 24 + sum([8 + len(child[0]) + 3 & ~3 for child in item.children])
-    item.blocks = 1 if used <= 4084 else _indexed_blocks(used)
+    item.blocks = 1 if used <= directory.USABLE else _indexed_blocks(used)
+    if item.blocks > directory.MAX_LEAVES:
+        raise errors.BadInput(f"'{item.entry.path}' has {len(item.children)} names, more than an ext4 folder can index")
     if item.number == s.LOST_FOUND_INO:
         item.blocks = max(item.blocks, LOST_FOUND_BLOCKS)
 
 
 def _indexed_blocks(used: int) -> int:
-    leaves = -(-used // (4084 - 263)) + 1  # the last entry that does not fit may be the longest
-    return 1 + leaves + (-(-leaves // 510) if leaves > 507 else 0)
+    leaves = -(-used // (directory.USABLE - 263)) + 1  # the last entry that does not fit may be the longest
+    return 1 + leaves + (-(-leaves // directory.NODE_LIMIT) if leaves > directory.ROOT_LIMIT else 0)
 
 
 def _tree_blocks(items: Sequence[Item]) -> int:
