@@ -34,8 +34,10 @@ _LAYER_TYPE = re.compile(
     r"application/vnd\.(oci\.image\.layer\.(nondistributable\.)?v1\.tar|docker\.image\.rootfs\.(diff|foreign\.diff)\.tar)"
     r"(([.+])(gzip|zstd))?"
 )
-_VARIANTS = {"arm": ("v8", "v7", "v6", "v5"), "amd64": ("v4", "v3", "v2", "v1")}
+_VARIANTS = {"arm": ("v8", "v7", "v6", "v5"), "arm64": ("v9", "v8"), "amd64": ("v4", "v3", "v2", "v1")}
 _DEFAULT_VARIANT = {"arm64": "v8", "amd64": "v1", "arm": "v7"}
+_ALSO_RUNS = {"amd64": Platform("386"), "arm64": Platform("arm", variant="v8")}
+_ATTESTATION = "vnd.docker.reference.type"
 
 
 class IndexPlatform(Struct):
@@ -71,6 +73,22 @@ class ImageManifest(Struct, rename={"media_type": "mediaType", "artifact_type": 
     media_type: str = ""
     artifact_type: str | None = None
     layers: list[Descriptor] | None = None
+
+
+class Typed(Struct, rename="camel"):
+    """What a document says that it is."""
+
+    media_type: str = ""
+
+
+class _Outline(Typed, rename="camel"):
+    """What tells indexes from manifests; the parts stay bytes, since a hostile document would take much memory."""
+
+    schema_version: int | None = None
+    fs_layers: msgspec.Raw = msgspec.Raw()
+    manifests: msgspec.Raw = msgspec.Raw()
+    layers: msgspec.Raw = msgspec.Raw()
+    config: msgspec.Raw = msgspec.Raw()
 
 
 class TagList(Struct):
@@ -162,17 +180,17 @@ def is_index(document: Document, what: str) -> bool:
 
     Raises BadInput for documents that are neither, that claim to be both (CVE-2021-41190), or are of schema 1.
     """
-    raw = decode(document.data, dict[str, Any], what)
-    if raw.get("schemaVersion") == 1 or "fsLayers" in raw:
+    outline: _Outline = decode(document.data, _Outline, what)
+    if outline.schema_version == 1 or outline.fs_layers:
         raise errors.BadInput(
             f"{what} is of Docker's schema 1, which is too old", "push the image again with a newer tool"
         )
-    has_list, has_layers = "manifests" in raw, "layers" in raw or "config" in raw
+    has_list, has_layers = bool(outline.manifests), bool(outline.layers or outline.config)
     if has_list == has_layers:
         raise errors.BadInput(
             f"{what} is {'both an index and' if has_list else 'neither an index nor'} an image manifest"
         )
-    stated = raw.get("mediaType") or document.descriptor.media_type
+    stated = outline.media_type or document.descriptor.media_type
     if (has_list and stated in MANIFESTS) or (has_layers and stated in INDEXES):
         raise errors.BadInput(f"{what} says that it is '{stated}', and is not")
     return has_list
@@ -183,18 +201,44 @@ def resolve(root: Document, read: Read, wanted: Platform | None, subject: str) -
 
     Raises BadInput for what is no Linux root filesystem, NoInput if the platform is not there.
     """
-    documents = [root]
-    while is_index(documents[-1], _what(documents[-1], subject)):
-        if len(documents) > limits.INDEX_DEPTH:
-            raise errors.BadInput(f"'{subject}' has indexes in indexes, more than {limits.INDEX_DEPTH} deep")
-        index = decode(documents[-1].data, Index, _what(documents[-1], subject))
-        descriptor = choose(index.manifests, wanted or host_platform(), subject)
-        documents.append(Document(descriptor, read(descriptor)))
-    manifest = decode(documents[-1].data, ImageManifest, _what(documents[-1], subject))
+    path = _Descent(read, wanted, subject).descend((root,))
+    manifest = decode(path[-1].data, ImageManifest, _what(path[-1], subject))
     check_manifest(manifest, subject)
     described = msgspec.structs.replace(manifest.config, media_type=manifest.config.media_type or OCI_CONFIG)
     config = Document(described, read(described))
-    return _image((*documents, config), manifest, wanted, subject)
+    return _image((*path, config), manifest, wanted, subject)
+
+
+class _Descent:
+    """The way through indexes to a manifest; of entries that name no platform several may have to be tried."""
+
+    def __init__(self, read: Read, wanted: Platform | None, subject: str) -> None:
+        self._read = read
+        self._wanted = wanted
+        self._subject = subject
+        self._left = limits.INDEXES
+
+    def descend(self, path: tuple[Document, ...]) -> tuple[Document, ...]:
+        """Return the documents from the first of a path to a manifest for the platform."""
+        what = _what(path[-1], self._subject)
+        if not is_index(path[-1], what):
+            return path
+        if len(path) > limits.INDEX_DEPTH:
+            raise errors.BadInput(f"'{self._subject}' has indexes in indexes, more than {limits.INDEX_DEPTH} deep")
+        entries = decode(path[-1].data, Index, what).manifests
+        *others, last = choices(entries, self._wanted, self._subject)
+        for entry in others:
+            try:
+                return self._into(path, entry)
+            except errors.NoInput:
+                continue
+        return self._into(path, last)
+
+    def _into(self, path: tuple[Document, ...], entry: Descriptor) -> tuple[Document, ...]:
+        self._left -= 1
+        if self._left < 0:
+            raise errors.BadInput(f"'{self._subject}' has more than {limits.INDEXES} indexes to look through")
+        return self.descend((*path, Document(entry, self._read(entry))))
 
 
 def _what(document: Document, subject: str) -> str:
@@ -202,7 +246,8 @@ def _what(document: Document, subject: str) -> str:
 
 
 def _image(documents: tuple[Document, ...], manifest: ImageManifest, wanted: Platform | None, subject: str) -> Image:
-    config, diff_ids, platform = read_config(documents[-1].data, wanted, subject)
+    listed = documents[-2].descriptor.platform
+    config, diff_ids, platform = read_config(documents[-1].data, wanted, subject, listed)
     layers = [
         Blob(layer.digest, layer.size, layer.media_type, urls=tuple(layer.urls or ()))
         for layer in manifest.layers or ()
@@ -237,9 +282,12 @@ def check_layer_type(media_type: str, what: str) -> None:
         raise errors.BadInput(f"{what} is of type '{media_type}', which is not a file system layer")
 
 
-def read_config(data: bytes, wanted: Platform | None, subject: str) -> tuple[dict[str, Any], list[str], Platform]:
+def read_config(
+    data: bytes, wanted: Platform | None, subject: str, listed: IndexPlatform | None = None
+) -> tuple[dict[str, Any], list[str], Platform]:
     """Return an image's configuration, its diff_ids and its platform.
 
+    Configurations often leave the variant out or have a wrong one, so what an index says (`listed`) counts as well.
     Raises BadInput if it has no root filesystem, is of another OS, or not of the platform that was asked for.
     """
     what = f"the configuration of '{subject}'"
@@ -249,33 +297,63 @@ def read_config(data: bytes, wanted: Platform | None, subject: str) -> tuple[dic
         raise errors.BadInput(f"{what} lists no layers: it is not an image with a root filesystem")
     if config.os not in ("linux", ""):
         raise errors.BadInput(f"'{subject}' is for the OS '{config.os}', and only Linux images can be used")
-    machine = host_platform().architecture
-    platform = Platform(config.architecture or machine, "linux", config.variant or None)
-    if wanted is not None and _rank(IndexPlatform(platform.architecture, "linux", platform.variant), wanted) is None:
+    listed = listed or IndexPlatform()
+    architecture = config.architecture or listed.architecture or host_platform().architecture
+    platform = Platform(architecture, "linux", config.variant or listed.variant or None)
+    stated = IndexPlatform(architecture, "linux", platform.variant)
+    if wanted is not None and _rank(stated, wanted) is None and _rank(listed, wanted) is None:
         raise errors.NoInput(f"'{subject}' is for {show_platform(platform)}, and {show_platform(wanted)} was asked for")
     return raw, list(config.rootfs.diff_ids), platform
 
 
-def choose(entries: Sequence[Descriptor], wanted: Platform, subject: str) -> Descriptor:
-    """Return the entry of an index that a container runtime on that platform would take; the first of equals.
+def choose(entries: Sequence[Descriptor], wanted: Platform | None, subject: str) -> Descriptor:
+    """Return the entry of an index that a container runtime would take; the first of equals.
 
     Raises NoInput listing the platforms that there are.
     """
+    return choices(entries, wanted, subject)[0]
+
+
+def choices(entries: Sequence[Descriptor], wanted: Platform | None, subject: str) -> list[Descriptor]:
+    """Return the entries of an index that may hold an image for a platform, the best first.
+
+    One that names no platform may be an index itself. Raises NoInput listing the platforms if there is none.
+    """
     ranked = [(rank, entry) for entry in entries if (rank := _entry_rank(entry, wanted)) is not None]
     if ranked:
-        return min(ranked, key=lambda pair: pair[0])[1]
+        ordered = [entry for _, entry in sorted(ranked, key=lambda pair: pair[0])]
+        return ordered[:1] if ordered[0].platform else ordered
     names = sorted({show_index_platform(entry.platform) for entry in entries if entry.platform})
     there = ", ".join(name for name in names if not name.startswith("unknown")) or "no platform"
     raise errors.NoInput(
-        f"'{subject}' has no image for {show_platform(wanted)}", f"it has {there}; choose one with --platform"
+        f"'{subject}' has no image for {show_platform(wanted or host_platform())}",
+        f"it has {there}; choose one with --platform",
     )
 
 
-def _entry_rank(entry: Descriptor, wanted: Platform) -> int | None:
-    """Return how well an entry fits (0 is best); one without a platform only if nothing else does."""
-    if entry.media_type and entry.media_type not in ACCEPT:
+def _entry_rank(entry: Descriptor, wanted: Platform | None) -> int | None:
+    """Return how well an entry fits (0 is best); one without a platform only if nothing else does.
+
+    Attestations that builders add are no images, whatever platform they state.
+    """
+    if (entry.media_type and entry.media_type not in ACCEPT) or _ATTESTATION in (entry.annotations or {}):
         return None
-    return 1000 if entry.platform is None else _rank(entry.platform, wanted)
+    if entry.platform is None:
+        return 1000
+    ranks = [_rank(entry.platform, one) for one in runnable(wanted)]
+    return next((100 * number + rank for number, rank in enumerate(ranks) if rank is not None), None)
+
+
+def runnable(wanted: Platform | None) -> tuple[Platform, ...]:
+    """Return the platforms to accept, the best first: the one asked for, or all that this machine can run.
+
+    As containerd has it: an amd64 machine also runs 386, an arm64 one also arm; but who names a platform means it.
+    """
+    if wanted is not None:
+        return (wanted,)
+    own = host_platform()
+    also = _ALSO_RUNS.get(own.architecture)
+    return (own, also) if also else (own,)
 
 
 def _rank(found: IndexPlatform, wanted: Platform) -> int | None:
@@ -297,8 +375,10 @@ def host_platform() -> Platform:
     import platform
 
     machine = platform.machine()
-    names = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386", "i386": "386"}
-    return Platform(names.get(machine, machine), "linux", "v7" if machine == "armv7l" else None)
+    if arm := re.fullmatch(r"armv([5-8]).*", machine):
+        return Platform("arm", "linux", f"v{arm[1]}")
+    names = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "i586": "386", "i386": "386"}
+    return Platform(names.get(machine, machine), "linux")
 
 
 def parse_platform(text: str) -> Platform:

@@ -10,6 +10,9 @@ DOCUMENT = 4 << 20
 INDEX_DEPTH = 4
 """Indexes in indexes."""
 
+INDEXES = 32
+"""Documents that are read on the way from a reference to its manifest."""
+
 LAYERS = 512
 """Layers of an image; container runtimes stop at 127."""
 

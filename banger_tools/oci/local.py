@@ -37,14 +37,24 @@ class LayoutSource:
         root = self._root(ref, subject, wanted)
         return documents.resolve(Document(root, self._read(root)), self._read, wanted, subject)
 
+    def names(self) -> list[str]:
+        """Return the names of the images, sorted."""
+        return sorted(set().union(*map(_names, self._entries())))
+
     def _root(self, ref: reference.Layout, subject: str, wanted: Platform | None) -> Descriptor:
+        return choose_entry(self._entries(), ref, subject, wanted)
+
+    def _entries(self) -> list[Descriptor]:
+        """Return what the index lists.
+
+        Raises BadInput if this is no image layout.
+        """
         data = self._file("oci-layout", "is not an OCI image layout: it has no 'oci-layout' file")
         layout = documents.decode(data, dict[str, Any], f"'{self.container.path}': oci-layout")
         if layout.get("imageLayoutVersion") != "1.0.0":
             raise errors.BadInput(f"'{self.container.path}' is an image layout of an unknown version")
         index = self._file("index.json", "is not a complete OCI image layout: it has no 'index.json'")
-        entries = documents.decode(index, documents.Index, f"'{self.container.path}': index.json").manifests
-        return choose_entry(entries, ref, subject, wanted)
+        return list(documents.decode(index, documents.Index, f"'{self.container.path}': index.json").manifests)
 
     def _file(self, name: str, missing: str) -> bytes:
         extent = self.container.find(name)
@@ -85,7 +95,7 @@ def choose_entry(entries: list[Descriptor], ref: reference.Layout, subject: str,
     if ref.tag:
         return _only([entry for entry in entries if ref.tag in _names(entry)], entries, subject)
     if len(entries) > 1 and all(entry.platform for entry in entries):
-        return documents.choose(entries, wanted or documents.host_platform(), subject)
+        return documents.choose(entries, wanted, subject)
     latest = [entry for entry in entries if "latest" in _names(entry)]
     return _only(latest or entries, entries, subject)
 
@@ -119,9 +129,7 @@ class DockerArchiveSource(LayoutSource):
     def resolve_saved(self, ref: reference.DockerArchive, wanted: Platform | None) -> Image:
         """Find the image that a reference names, and read its configuration."""
         subject = str(ref)
-        data = self._file("manifest.json", "was not made by docker save: it has no 'manifest.json'")
-        images = documents.decode(data, list[_Saved], f"'{self.container.path}': manifest.json")
-        saved = self._choose(images, ref, subject)
+        saved = self._choose(self._images(), ref, subject)
         config_data = self._file(saved.config, f"is not complete: the configuration '{saved.config}' is missing")
         config, diff_ids, platform = documents.read_config(config_data, wanted, subject)
         if len(saved.layers) != len(diff_ids):
@@ -130,6 +138,14 @@ class DockerArchiveSource(LayoutSource):
             )
         layers = [self._blob(name) for name in saved.layers]
         return Image(config, layers, diff_ids, digests.of(config_data), platform)
+
+    def names(self) -> list[str]:
+        """Return the names of the images, sorted."""
+        return sorted({tag for image in self._images() for tag in image.tags or []})
+
+    def _images(self) -> list[_Saved]:
+        data = self._file("manifest.json", "was not made by docker save: it has no 'manifest.json'")
+        return list(documents.decode(data, list[_Saved], f"'{self.container.path}': manifest.json"))
 
     def _blob(self, name: str) -> Blob:
         extent = self.container.find(name)
