@@ -1,30 +1,47 @@
 """bg-chown: check or set owners and modes of the inodes of an ext4 image, in place.
 
 Usage:
-  bg-chown [options] [--set=SPEC]... [INPUT]
+  bg-chown [options] [--set=SPEC]... [--map-uid=MAP]... [--map-gid=MAP]... [INPUT]
 
 Arguments:
   INPUT  A manifest with an image and its tree, or an ext4 image; the manifest comes from stdin without it.
 
 Options:
   --check          Change nothing; report what differs, and exit with status 1 if anything does.
-  --from=FILE      Take owners and modes from this tree.jsonl instead of the manifest's.
-  --set=SPEC       PATH=UID:GID[:MODE]: set these, and nothing else; may be repeated.
+  --from=FILE      Take owners and modes from this tree, as bg-flatten wrote it; the image may be edited since.
+  --map-uid=MAP    A:B:N: the owners A to A+N-1 become B to B+N-1; may be repeated.
+  --map-gid=MAP    A:B:N: the groups A to A+N-1 become B to B+N-1; may be repeated.
+  --set=SPEC       PATH=UID:GID[:MODE]: set these; may be repeated.
   @stage
   @talk
 
 Description:
-  Makes owner, group and mode of every inode what the tree says, whoever made the image: the type bits of a mode are
-  kept, checksums are brought up to date. What is right already is not written, so running it twice is running it
-  once. Everything is checked before the first write: a path that is not there or an id out of range leaves the image
-  untouched. While it is edited the image is marked dirty; an image that is not clean is refused.
+  Makes owner, group and mode of every inode what the manifest's tree says, whoever made the image: the type bits of a
+  mode are kept, checksums are brought up to date. What is right already is not written, so running it twice is running
+  it once. Everything is checked before the first write: a path that is not there, an id out of range or a damaged image
+  leaves the image untouched. While it is edited the image is marked dirty; an image that is not clean is refused.
+
+  With --from the image may have been edited since it was that tree. What only the image has becomes 0:0 and is
+  listed; what only the tree has is listed and skipped; a path that is of another type now counts as both. Without
+  --from these are errors, but for what only the image has, such as the files of bg-inject: it stays as it is.
+
+  The order is: the tree, then the maps, then --set. With a map or --set and without --from the manifest's tree is not
+  read: then maps change what every inode has, and --set nothing but what it names. Ids in no range are kept. Neither
+  the ranges A nor the ranges B of an option may overlap. A map whose ranges A and B overlap maps again what it has
+  mapped when it runs again; with --from it does not. Ids inside of POSIX ACLs are not mapped.
+
+  The folders of a PATH may be symlinks, as /bin often is; the last name is not followed. An image may be of any block
+  size and have any feature of mke2fs 1.43 to 1.47. What is in encrypted folders cannot be named and is refused. Where
+  the image keeps quotas, e2fsck counts them again.
 
   With -o the image stays as it is, and a copy is edited.
 
 Examples:
   $ bg-flatten < fetched.json | bg-mkext4 | bg-chown > owned.json
   $ bg-chown --check --from=tree.jsonl rootfs.ext4
+  $ bg-mkext4 --path edited-folder | xargs bg-chown --path --from=tree.jsonl
   $ bg-chown --set=/srv/www=33:33:0755 --set=/srv/www/index.html=33:33 rootfs.ext4
+  $ bg-chown --map-uid=0:100000:65536 --map-gid=0:100000:65536 -o shifted.ext4 rootfs.ext4
 
 Exit status:
   0   done
@@ -32,6 +49,7 @@ Exit status:
   64  the command line is wrong
   65  the input is not what it claims to be, or has no such path
   66  an input is missing or cannot be read
+  69  e2fsck is not installed (images with quotas)
   73  the copy exists already, or cannot be made (-o)
   74  the disk is full or failed
   77  the image may not be written
@@ -44,7 +62,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,20 +70,11 @@ from banger_tools import cli, console, errors, stage
 
 if TYPE_CHECKING:
     from banger_tools.ext4.image import Image
-    from banger_tools.ext4.structures import Inode
+    from banger_tools.ext4.owners import IdMap, Owner, Wanted
     from banger_tools.manifest import Manifest
+    from banger_tools.tree import Entry
 
 MAX_ID = 2**32 - 2
-
-
-class Owner(NamedTuple):
-    """What an inode is to be; a mode of None is left as it is, a type of None is not checked."""
-
-    path: bytes
-    uid: int
-    gid: int
-    mode: int | None
-    type: str | None = None
 
 
 class Options(NamedTuple):
@@ -75,22 +84,27 @@ class Options(NamedTuple):
     outputs: stage.Outputs
     check: bool
     tree: Path | None
+    uids: list[IdMap]
+    gids: list[IdMap]
     owners: list[Owner]
 
     @classmethod
     def from_arguments(cls, arguments: dict[str, Any]) -> Options:
         """Check the command line's values."""
         tree = arguments["--from"]
-        specs = arguments["--set"]
-        if tree and specs:
-            raise errors.BadUsage("--from and --set do not go together")
         return cls(
             arguments["INPUT"],
             stage.Outputs.from_arguments(arguments),
             bool(arguments["--check"]),
             Path(tree) if tree else None,
-            [parse_spec(spec) for spec in specs],
+            parse_maps("--map-uid", arguments["--map-uid"]),
+            parse_maps("--map-gid", arguments["--map-gid"]),
+            [parse_spec(spec) for spec in arguments["--set"]],
         )
+
+    @property
+    def maps(self) -> bool:
+        return bool(self.uids or self.gids)
 
 
 def parse_spec(spec: str) -> Owner:
@@ -98,7 +112,9 @@ def parse_spec(spec: str) -> Owner:
 
     Raises BadUsage naming what is wrong.
     """
-    match = re.fullmatch(r"(/.*)=(\d+):(\d+)(?::([0-7]+))?", spec, re.DOTALL)
+    from banger_tools.ext4.owners import Owner
+
+    match = re.fullmatch(r"(/.*)=([0-9]{1,20}):([0-9]{1,20})(?::([0-7]{1,20}))?", spec, re.DOTALL)
     if match is None:
         raise errors.BadUsage(f"--set: '{spec}' is not PATH=UID:GID[:MODE]", "for example --set=/etc/shadow=0:42:0640")
     path, uid, gid, mode = match.groups()
@@ -110,146 +126,133 @@ def parse_spec(spec: str) -> Owner:
     return Owner(os.fsencode(path), int(uid), int(gid), None if mode is None else int(mode, 8))
 
 
-def owners_of_tree(path: Path, digest: str | None) -> list[Owner]:
-    """Return what a tree says of every inode."""
-    from banger_tools import tree
+def parse_maps(option: str, texts: Sequence[str]) -> list[IdMap]:
+    """Parse the A:B:N of an option.
 
-    return [
-        Owner(tree.path_bytes(entry), entry.uid, entry.gid, int(entry.mode, 8), entry.type)
-        for entry in tree.read(path, digest=digest).entries
-        if entry.type != "hardlink"
-    ]
-
-
-class Difference(NamedTuple):
-    """An inode that is not what it is to be."""
-
-    number: int
-    inode: Inode
-    owner: Owner
-
-    @property
-    def mode(self) -> int:
-        """The whole i_mode that the inode is to have."""
-        kept = self.inode.i_mode
-        return kept if self.owner.mode is None else kept & 0o170000 | self.owner.mode
-
-    def __str__(self) -> str:
-        inode, owner = self.inode, self.owner
-        was = f"{inode.i_uid}:{inode.i_gid}:{inode.i_mode & 0o7777:04o}"
-        return f"'{os.fsdecode(owner.path)}' is {was}, not {owner.uid}:{owner.gid}:{self.mode & 0o7777:04o}"
-
-
-def differences(image: Image, owners: Iterable[Owner]) -> Iterator[Difference]:
-    """Yield every inode of an image that is not what it is to be.
-
-    Raises BadInput for a path that the image does not have, or has as another type.
+    Raises BadUsage for a range that is malformed, empty or too long, or overlaps with another one.
     """
-    find = _Finder(image)
-    for owner in owners:
-        number = find(owner.path)
-        if number is None:
-            raise errors.BadInput(f"'{image.path}' has no '{os.fsdecode(owner.path)}'")
-        inode = image.inode(number)
-        if owner.type is not None and image.kind(inode) != owner.type:
-            kind = image.kind(inode)
-            raise errors.BadInput(
-                f"'{os.fsdecode(owner.path)}' is a {kind} in '{image.path}', and a {owner.type} in the tree"
-            )
-        found = Difference(number, inode, owner)
-        if (inode.i_uid, inode.i_gid, inode.i_mode) != (owner.uid, owner.gid, found.mode):
-            yield found
+    from banger_tools.ext4.owners import IdMap
+
+    maps: list[IdMap] = []
+    for text in texts:
+        match = re.fullmatch(r"([0-9]{1,20}):([0-9]{1,20}):([0-9]{1,20})", text)
+        if match is None:
+            raise errors.BadUsage(f"{option}: '{text}' is not A:B:N", f"for example {option}=0:100000:65536")
+        one = IdMap(*map(int, match.groups()))
+        if one.length == 0 or max(one.first, one.target) + one.length - 1 > MAX_ID:
+            raise errors.BadUsage(f"{option}: the range '{text}' is empty or out of range: ids go to {MAX_ID}")
+        for other in maps:
+            if _overlap(one.first, other.first, one, other) or _overlap(one.target, other.target, one, other):
+                raise errors.BadUsage(f"{option}: the range '{text}' overlaps with another one")
+        maps.append(one)
+    return maps
 
 
-class _Finder:
-    """Path look-up that reads each folder of an image once."""
-
-    def __init__(self, image: Image) -> None:
-        self.image = image
-        self.folders: dict[bytes, dict[bytes, int] | None] = {}
-
-    def __call__(self, path: bytes) -> int | None:
-        from banger_tools.ext4.structures import ROOT_INO
-
-        folder, _, name = path.rstrip(b"/").rpartition(b"/")
-        if not name:
-            return ROOT_INO
-        names = self.names(folder)
-        return None if names is None else names.get(name)
-
-    def names(self, folder: bytes) -> dict[bytes, int] | None:
-        if folder not in self.folders:
-            number = self(folder)
-            inode = None if number is None else self.image.inode(number)
-            known = inode is not None and self.image.kind(inode) == "dir"
-            self.folders[folder] = {n.name: n.inode for n in self.image.names(inode)} if inode and known else None
-        return self.folders[folder]
+def _overlap(start: int, other_start: int, one: IdMap, other: IdMap) -> bool:
+    return start < other_start + other.length and other_start < start + one.length
 
 
-def set_owners(image: Image, changes: Sequence[Difference]) -> None:
-    """Write owner and mode of inodes, between the marks of an edit; nothing is written if nothing changes."""
-    from banger_tools.ext4 import editor
-
-    if not changes:
-        return
-    with editor.editing(image):
-        for change in changes:
-            change.inode.i_uid, change.inode.i_gid = change.owner.uid, change.owner.gid
-            change.inode.i_mode = change.mode
-            editor.write_inode(image, change.number, change.inode)
-
-
-def wanted_owners(options: Options, manifest: Manifest) -> list[Owner]:
-    """Return what the inodes are to be: from --set, from the tree of --from, or from the manifest's tree.
+def tree_entries(options: Options, manifest: Manifest) -> list[Entry] | None:
+    """Return the entries of the tree that counts: that of --from, else the manifest's; None with --set or maps alone.
 
     Raises BadUsage if nothing of these is there.
     """
+    from banger_tools import tree
     from banger_tools.manifest import Tree
 
-    if options.owners:
-        return options.owners
     if options.tree:
-        return owners_of_tree(options.tree, None)
+        return tree.read(options.tree).entries
+    if options.owners or options.maps:
+        return None
     if not manifest.has("rootfs"):
-        raise errors.BadUsage("an ext4 image comes without a tree", "say what to set with --from=TREE or --set=SPEC")
+        hint = "say what to set with --from=TREE, --map-uid, --map-gid or --set"
+        raise errors.BadUsage("an ext4 image comes without a tree", hint)
     section = manifest.get("tree", Tree)
-    return owners_of_tree(Path(section.path), section.digest)
+    return tree.read(Path(section.path), digest=section.digest).entries
+
+
+def wanted_owners(image: Image, options: Options, entries: Sequence[Entry] | None) -> Wanted:
+    """Return what the inodes of an image are to be.
+
+    Raises BadInput for a path that the image does not have.
+    """
+    from banger_tools.ext4.owners import Wanted
+
+    wanted = Wanted(image)
+    if entries is not None:
+        wanted.take_tree(entries, edited=options.tree is not None)
+    elif options.maps:
+        wanted.take_all()
+    wanted.map_ids(options.uids, options.gids)
+    wanted.take_one_by_one(options.owners)
+    return wanted
+
+
+def change(path: Path, options: Options, entries: Sequence[Entry] | None) -> tuple[Wanted, int]:
+    """Make the inodes of an image what they are to be; return this, and how many had to be changed."""
+    from banger_tools.ext4 import editor
+    from banger_tools.ext4.image import opened
+
+    with opened(path) as image:
+        wanted = wanted_owners(image, options, entries)
+        differences = wanted.differences()
+    if differences:
+        changes = {one.number: (one.mode, one.owner.uid, one.owner.gid) for one in differences}
+        with opened(path, writable=True) as image:
+            editor.set_owners(image, changes)
+    return wanted, len(differences)
 
 
 def work(arguments: dict[str, Any]) -> int:
     """Compare the image with what it is to be, and set what differs."""
     options = Options.from_arguments(arguments)
     manifest, source = stage.input_image(options.input)
-    owners = wanted_owners(options, manifest)
+    entries = tree_entries(options, manifest)
     if options.check:
-        return check(source, owners)
+        return check(source, options, entries)
     from msgspec import structs
 
-    from banger_tools.ext4.image import opened
     from banger_tools.manifest import Ownership, Rootfs
 
-    with stage.edited(source, options.outputs) as (path, final):
-        with console.step("set owners and modes"), opened(path, writable=True) as image:
-            changes = list(differences(image, owners))
-            set_owners(image, changes)
+    with stage.edited(source, options.outputs) as (path, final), console.step("set owners and modes"):
+        wanted, changed = change(path, options, entries)
+    report(wanted)
     if manifest.has("rootfs"):
         manifest.put("rootfs", structs.replace(manifest.get("rootfs", Rootfs), path=str(final)))
-    manifest.put("ownership", Ownership(checked=len(owners), changed=len(changes)))
-    manifest.record("bg-chown", {"set": arguments["--set"]} if arguments["--set"] else {})
+    counts = Ownership(len(wanted.owners), changed, len(wanted.new), len(wanted.missing))
+    manifest.put("ownership", counts)
+    given = {name[2:]: arguments[name] for name in ("--map-uid", "--map-gid", "--set") if arguments[name]}
+    manifest.record("bg-chown", given)
     stage.print_result(manifest, final, path_only=options.outputs.path_only)
     return 0
 
 
-def check(source: Path, owners: Sequence[Owner]) -> int:
+def report(wanted: Wanted) -> None:
+    """List on stderr where the image and the tree of --from do not meet."""
+    for path in wanted.new:
+        console.note(f"only in the image, belongs to root now: '{os.fsdecode(path)}'")
+    report_missing(wanted)
+
+
+def report_missing(wanted: Wanted) -> None:
+    """List on stderr what only the tree of --from has."""
+    for path in wanted.missing:
+        console.note(f"only in the tree, or of another type there: '{os.fsdecode(path)}'")
+
+
+def check(source: Path, options: Options, entries: Sequence[Entry] | None) -> int:
     """Report on stderr what differs, and return the exit status."""
     from banger_tools.ext4.image import opened
 
     with opened(source) as image:
-        found = list(differences(image, owners))
+        wanted = wanted_owners(image, options, entries)
+        found = wanted.differences()
     for difference in found:
         console.note(str(difference))
-    if found:
-        raise errors.Negative(f"{len(found)} of {len(owners)} inodes differ from what they are to be")
+    report_missing(wanted)
+    if found or wanted.missing:
+        total = len(wanted.owners) + len(wanted.missing)
+        raise errors.Negative(f"{len(found) + len(wanted.missing)} of {total} inodes differ from what they are to be")
     return 0
 
 

@@ -82,11 +82,16 @@ class Rootfs(Struct, frozen=True, rename={"media_type": "mediaType"}):
     media_type: str = EXT4_TYPE
 
 
-class Ownership(Struct, frozen=True):
-    """How many inodes were checked against the tree, and how many had to be set right."""
+class Ownership(Struct, frozen=True, omit_defaults=True):
+    """How many inodes were checked against the tree, and how many had to be set right.
+
+    Of an image that was edited by hand: how many of its names the tree lacks, and how many of the tree's it lacks.
+    """
 
     checked: Size
     changed: Size
+    new: Size = 0
+    missing: Size = 0
 
 
 class Guest(Struct, frozen=True):

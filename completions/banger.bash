@@ -21,8 +21,13 @@ _banger_about() {
       esac
       ;;
     bg-flatten)
-      options='--verify --limit-entries= --directory= --output= --force --path --quiet --progress= --help --version -v' argument=file
+      options='--layer= --exclude= --tar= --dir= --manifest= --verify --limit-entries= --directory= --output= --force --path --quiet --progress= --help --version -v' argument=file
       case $2 in
+        --layer) value='file' ;;
+        --exclude) value='any' ;;
+        --tar) value='file' ;;
+        --dir) value='folder' ;;
+        --manifest) value='file' ;;
         --limit-entries) value='any' ;;
         -C | --directory) value='folder' ;;
         -o | --output) value='file' ;;
@@ -44,9 +49,11 @@ _banger_about() {
       esac
       ;;
     bg-chown)
-      options='--check --from= --set= --directory= --output= --force --path --quiet --progress= --help --version -v' argument=file
+      options='--check --from= --map-uid= --map-gid= --set= --directory= --output= --force --path --quiet --progress= --help --version -v' argument=file
       case $2 in
         --from) value='file' ;;
+        --map-uid) value='any' ;;
+        --map-gid) value='any' ;;
         --set) value='any' ;;
         -C | --directory) value='folder' ;;
         -o | --output) value='file' ;;
@@ -124,7 +131,7 @@ _banger_about() {
         --name) value='any' ;;
         --size) value='any' ;;
         --platform) value='any' ;;
-        --pull) value='words missing always never' ;;
+        --pull) value='words always missing never' ;;
         --kernel-ref) value='file' ;;
         --keep-work) value='folder' ;;
         --progress) value='words auto always never json' ;;
@@ -158,7 +165,7 @@ _banger_about() {
       esac
       ;;
     'banger build')
-      options='--from= --to= --directory= --force --name= --size= --platform= --keep-manifests --quiet --progress= --help --version -v' argument=file
+      options='--from= --to= --directory= --force --name= --size= --platform= --pull= --offline --kernel-ref= --keep-manifests --quiet --progress= --help --version -v' argument=file
       case $2 in
         --from) value='words fetch flatten mkext4 chown inject seed publish boot' ;;
         --to) value='words fetch flatten mkext4 chown inject seed publish boot' ;;
@@ -166,6 +173,8 @@ _banger_about() {
         --name) value='any' ;;
         --size) value='any' ;;
         --platform) value='any' ;;
+        --pull) value='words missing always never' ;;
+        --kernel-ref) value='file' ;;
         --progress) value='words auto always never json' ;;
       esac
       ;;

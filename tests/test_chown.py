@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import tarfile
@@ -11,16 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import support, trees
-
-
-def stat(image: Path, path: str) -> tuple[int, int, str]:
-    """Return owner, group and the whole i_mode as debugfs sees them."""
-    said = subprocess.run(["/sbin/debugfs", "-R", f"stat {path}", image], capture_output=True, text=True).stdout
-    raw = subprocess.run(["/sbin/debugfs", "-R", f"inode_dump {path}", image], capture_output=True, text=True).stdout
-    match = re.search(r"User:\s+(-?\d+)\s+Group:\s+(-?\d+)", said)
-    assert match, said
-    low = raw.split()[1]  # the first two bytes of the dump are i_mode, little-endian
-    return int(match[1]) % 2**32, int(match[2]) % 2**32, f"{int(low[2:4] + low[0:2], 16):o}"
+from tests.images import debugfs, mke2fs, stat
 
 
 @pytest.fixture
@@ -68,8 +58,31 @@ KINDS = {
     "large inodes": ["-I", "512"],
     "checksum seed": ["-O", "metadata_csum_seed"],
     "inline data": ["-O", "inline_data"],
+    "inline data in large inodes": ["-O", "inline_data", "-I", "1024"],
+    "bigalloc": ["-O", "bigalloc", "-C", "16384"],
+    "bigalloc with 4 KiB blocks": ["-O", "bigalloc", "-b", "4096"],
+    "bigalloc and meta_bg": ["-O", "bigalloc,meta_bg,^resize_inode", "-b", "1024"],
+    "quota": ["-O", "quota"],
+    "names without types": ["-O", "^filetype"],
+    "casefold": ["-O", "casefold", "-E", "encoding=utf8"],
+    "encryption not used": ["-O", "encrypt"],
+    "mounted by nobody": ["-O", "mmp"],
+    "orphan file": ["-O", "orphan_file"],
+    "large xattrs": ["-O", "ea_inode"],
+    "no journal": ["-O", "^has_journal"],
+    "sparse_super2": ["-O", "sparse_super2,^resize_inode"],
+    "64 KiB blocks": ["-b", "65536"],
+    # The default features of e2fsprogs 1.43 to 1.46, of 1.42, and of ext3 and ext2
+    "1.43": ["-O", "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,"
+             "large_file,huge_file,dir_nlink,extra_isize,metadata_csum"],
+    "1.42": ["-O", "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,flex_bg,sparse_super,large_file,"
+             "huge_file,uninit_bg,dir_nlink,extra_isize"],
+    "1.47": ["-O", "metadata_csum_seed,orphan_file"],
+    "ext3": ["-O", "none,has_journal,ext_attr,resize_inode,dir_index,filetype,sparse_super,large_file", "-I", "128"],
+    "ext2": ["-O", "none,ext_attr,filetype,sparse_super"],
+    "revision 0": ["-r", "0", "-O", "none"],
     "block maps": ["-O", "^extent,^64bit"],
-}
+}  # fmt: skip
 
 
 @pytest.mark.root  # the folder that mke2fs copies holds a device
@@ -80,8 +93,7 @@ def test_owners_of_an_image_that_mke2fs_made_are_set_from_the_tree(
     folder = tmp_path / "extracted"
     folder.mkdir()
     subprocess.run(["tar", "-C", folder, "--no-same-owner", "-xf", content], check=True)
-    image = tmp_path / "theirs.ext4"
-    subprocess.run(["/sbin/mke2fs", "-q", "-t", "ext4", *KINDS[kind], "-d", folder, image, "16M"], check=True)
+    image = mke2fs(tmp_path / "theirs.ext4", *KINDS[kind], "-d", folder)
     support.run_ok("bg-chown", "--from", tree, image)
     trees.fsck(image)
     assert stat(image, "/home")[:2] == (1000, 70000)
@@ -89,9 +101,10 @@ def test_owners_of_an_image_that_mke2fs_made_are_set_from_the_tree(
     assert stat(image, "/bin/su") == (0, 0, "104755")
     assert stat(image, "/bin/link") == (3, 4, "120777")
     assert stat(image, "/null") == (0, 0, "20666")
-    after = image.read_bytes()
+    after, when = image.read_bytes(), image.stat().st_mtime_ns
     support.run_ok("bg-chown", "--from", tree, image)
     assert image.read_bytes() == after
+    assert image.stat().st_mtime_ns == when
 
 
 def test_set_keeps_the_type_of_what_it_changes(image: Path) -> None:
@@ -130,11 +143,24 @@ def test_bad_spec_leaves_the_image_untouched(image: Path, spec: str, status: int
     assert image.read_bytes() == before
 
 
-def test_another_type_than_the_tree_says_is_refused(image: Path, tree: Path) -> None:
-    tree.write_text(tree.read_text().replace('"path":"/bin/su","type":"file"', '"path":"/bin/su","type":"fifo"'))
-    done = support.run("bg-chown", "--from", tree, image)
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("rm /bin/su", "has no '/bin/su'"),
+        ("rm /bin/su\ncd /bin\nmknod su p", "'/bin/su' is a fifo in"),
+    ],
+)
+def test_image_that_is_not_the_one_of_the_manifest_is_refused(
+    change: str, words: str, content: Path, tmp_path: Path
+) -> None:
+    made = support.run_ok("bg-mkext4", "-C", tmp_path, stdin=support.run_ok("bg-flatten", "-C", tmp_path, content))
+    image = tmp_path / "rootfs.ext4"
+    debugfs(image, *change.split("\n"), "sif / uid 7", write=True)
+    before = image.read_bytes()
+    done = support.run("bg-chown", stdin=made)
     assert done.returncode == 65
-    assert "'/bin/su' is a file" in done.stderr.decode()
+    assert words in done.stderr.decode()
+    assert image.read_bytes() == before
 
 
 def test_copy_is_edited_with_output(image: Path, tmp_path: Path) -> None:
@@ -145,7 +171,7 @@ def test_copy_is_edited_with_output(image: Path, tmp_path: Path) -> None:
 
 
 def test_unclean_image_is_refused_with_a_hint(image: Path, tmp_path: Path) -> None:
-    subprocess.run(["/sbin/debugfs", "-w", "-R", "set_super_value state 0", image], check=True, capture_output=True)
+    debugfs(image, "set_super_value state 0", write=True)
     done = support.run("bg-chown", "--set=/home=1:2", image)
     assert done.returncode == 65
     assert "e2fsck -fy" in done.stderr.decode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from banger_tools.ext4.structures import GroupDescriptor, Superblock
+from banger_tools.ext4.structures import SUPERBLOCK_OFFSET, GroupDescriptor, Superblock
 
 
 class Geometry:
@@ -39,8 +39,10 @@ class Geometry:
     def descriptor_block(self, table_block: int) -> int:
         """Return the block that holds one block of the primary table of group descriptors."""
         first_meta = self.superblock.s_first_meta_bg
-        if not self.superblock.has("meta_bg") or table_block < first_meta:
-            return self.first_block + 1 + table_block
+        # Not always first_block: with bigalloc and blocks of 1 KiB, group 0 begins one block before the superblock.
+        super_block = SUPERBLOCK_OFFSET // self.block_size
+        if not self.superblock.has("meta_bg") or table_block < first_meta or table_block == 0:
+            return super_block + 1 + table_block
         group = table_block * self.descs_per_block
         return self.group_start(group) + self.has_super(group)
 

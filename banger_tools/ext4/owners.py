@@ -1,0 +1,174 @@
+"""What owners and modes the inodes of an image are to have: those of a tree, shifted by maps, or set one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from banger_tools import errors, tree
+from banger_tools.ext4 import structures as s
+from banger_tools.ext4.image import Image
+from banger_tools.ext4.walk import Node, quoted, walk
+from banger_tools.tree import Entry
+
+LOST_FOUND = b"/lost+found"
+
+
+class Owner(NamedTuple):
+    """What an inode is to be; a mode of None is left as it is."""
+
+    path: bytes
+    uid: int
+    gid: int
+    mode: int | None = None
+
+    def agrees_with(self, other: Owner) -> bool:
+        """Tell whether two names ask the same of their inode."""
+        return self[1:] == other[1:]
+
+
+class IdMap(NamedTuple):
+    """A range of ids: `first` … `first + length - 1` become `target` …, as in a user namespace."""
+
+    first: int
+    target: int
+    length: int
+
+
+class Difference(NamedTuple):
+    """An inode that is not what it is to be: i_mode, owner and group as they are, and what they are to be."""
+
+    number: int
+    found: tuple[int, int, int]
+    owner: Owner
+
+    @property
+    def mode(self) -> int:
+        """The whole i_mode that the inode is to have."""
+        kept = self.found[0]
+        return kept if self.owner.mode is None else kept & s.S_IFMT | self.owner.mode
+
+    def __str__(self) -> str:
+        mode, uid, gid = self.found
+        owner = self.owner
+        was, wanted = f"{uid}:{gid}:{mode & 0o7777:04o}", f"{owner.uid}:{owner.gid}:{self.mode & 0o7777:04o}"
+        return f"{quoted(owner.path)} is {was}, not {wanted}"
+
+
+def mapped(number: int, maps: Sequence[IdMap]) -> int:
+    """Return what an id becomes; what is in no range stays."""
+    for one in maps:
+        if one.first <= number < one.first + one.length:
+            return number - one.first + one.target
+    return number
+
+
+class Wanted:
+    """What the inodes of one image are to be, by their numbers; and where the image and a tree do not meet."""
+
+    def __init__(self, image: Image) -> None:
+        self.image = image
+        self.owners: dict[int, Owner] = {}
+        self.new: list[bytes] = []
+        self.missing: list[bytes] = []
+
+    def take_tree(self, entries: Iterable[Entry], *, edited: bool) -> None:
+        """Ask for what a tree says.
+
+        With `edited` the image was changed since: a path that only the tree has is listed as missing, one that only
+        the image has is to belong to 0:0 and listed as new. Else the first is an error, and the second stays as it is.
+        """
+        nodes = {node.path: node for node in walk(self.image)}
+        for path, entry in _with_targets(entries):
+            node = nodes.pop(path, None)
+            if node is not None and self.image.kind_of(node.mode) == entry.type:
+                self.add(node.number, Owner(path, entry.uid, entry.gid, int(entry.mode, 8)))
+            elif not edited:
+                raise self.disagreement(path, entry, node)
+            else:
+                self.missing.append(path)
+                if node is not None:
+                    nodes[path] = node
+        if edited:
+            self._take_new(nodes.values())
+
+    def _take_new(self, nodes: Iterable[Node]) -> None:
+        for node in nodes:
+            if node.number in self.owners:
+                continue  # one more name of a file that the tree has
+            self.add(node.number, Owner(node.path, 0, 0))
+            if node.path != LOST_FOUND:
+                self.new.append(node.path)
+
+    def disagreement(self, path: bytes, entry: Entry, node: Node | None) -> errors.BadInput:
+        """Return the error for an image that is not the one of the tree."""
+        if node is None:
+            return errors.BadInput(f"'{self.image.path}' has no {quoted(path)}", "it is not the image of this tree")
+        kind = self.image.kind_of(node.mode)
+        return errors.BadInput(
+            f"{quoted(path)} is a {kind} in '{self.image.path}', and a {entry.type} in the tree",
+            "it is not the image of this tree",
+        )
+
+    def take_all(self) -> None:
+        """Ask for what the image has already, so that maps have something to map."""
+        for node in walk(self.image):
+            self.owners.setdefault(node.number, Owner(node.path, node.uid, node.gid))
+
+    def map_ids(self, uids: Sequence[IdMap], gids: Sequence[IdMap]) -> None:
+        """Map all ids asked for so far."""
+        for number, owner in self.owners.items():
+            self.owners[number] = owner._replace(uid=mapped(owner.uid, uids), gid=mapped(owner.gid, gids))
+
+    def take_one_by_one(self, owners: Iterable[Owner]) -> None:
+        """Ask for these instead of what was asked before; symlinks are followed except by the last name.
+
+        Raises BadInput for a path that the image does not have, or for two names of one file that disagree.
+        """
+        asked: dict[int, Owner] = {}
+        for owner in owners:
+            number = self.image.resolve(owner.path, follow=False)
+            if number is None:
+                raise errors.BadInput(f"'{self.image.path}' has no {quoted(owner.path)}")
+            self.refuse_conflict(asked.setdefault(number, owner), owner)
+        self.owners.update(asked)
+
+    def add(self, number: int, owner: Owner) -> None:
+        """Ask for the owner of one inode.
+
+        Raises BadInput if another name of it has asked for something else.
+        """
+        self.refuse_conflict(self.owners.setdefault(number, owner), owner)
+
+    def refuse_conflict(self, one: Owner, other: Owner) -> None:
+        """Raise BadInput if two owners of one inode differ."""
+        if not one.agrees_with(other):
+            raise errors.BadInput(
+                f"{quoted(one.path)} and {quoted(other.path)} are one file in '{self.image.path}', "
+                "and cannot have different owners or modes"
+            )
+
+    def differences(self) -> list[Difference]:
+        """Return the inodes that are not what they are to be, sorted by path."""
+        found: list[Difference] = []
+        for number, owner in self.owners.items():
+            state = self.image.owner(number)
+            difference = Difference(number, state, owner)
+            if state != (difference.mode, owner.uid, owner.gid):
+                found.append(difference)
+        return sorted(found, key=lambda difference: tree.order(difference.owner.path))
+
+
+def _with_targets(entries: Iterable[Entry]) -> Iterator[tuple[bytes, Entry]]:
+    """Yield each path of a tree with the entry that describes its inode: for a hardlink, its target's."""
+    links: list[tuple[bytes, Entry]] = []
+    by_path: dict[bytes, Entry] = {}
+    for entry in entries:
+        path = tree.path_bytes(entry)
+        if entry.type == "hardlink":
+            links.append((path, entry))
+        else:
+            by_path[path] = entry
+            yield path, entry
+    for path, link in links:
+        yield path, by_path[tree.target_bytes(link)]
