@@ -4,8 +4,9 @@
     layers/<algorithm>/<hex of diff_id>                     the plain tar of a layer
     partial/<algorithm>-<hex>                               a blob on its way; the only thing an interruption leaves
 
-Nothing gets its final name before its digest matched to the last byte. A verified tar carries a mark that
-goes when it is written to; then it is hashed again before it is trusted.
+Nothing gets its final name before its digest matched to the last byte. A verified tar carries a mark that goes when
+it is written to; then it is hashed again before it is trusted. Nothing is flushed to the disk: what a crash damages is
+noticed by its digest, and fetched again.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Cache:
         with contextlib.suppress(OSError):
             for entry in os.scandir(self.partial):
                 old = time.time() - entry.stat(follow_symlinks=False).st_mtime > RESUMABLE
-                if is_leftover(entry.name) or (old and not entry.name.startswith("apt-")):
+                if is_leftover(entry.name) or (old and not entry.name.startswith("workspace-")):
                     files.discard(Path(entry.path))
 
     # Blobs
@@ -102,7 +103,6 @@ class Cache:
         target = self.blob_path(digest)
         _make_room(target)
         os.utime(temporary, ns=(time.time_ns(), os.stat(temporary).st_mtime_ns))
-        files.sync_file(temporary)
         files.place(temporary, target, force=True)
 
     # Layers
@@ -131,7 +131,6 @@ class Cache:
         target = self.layer_path(diff_id)
         _make_room(target)
         mark.put(temporary, diff_id)
-        files.sync_file(temporary)
         files.place(temporary, target, force=True)
         return target
 

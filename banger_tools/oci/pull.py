@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from banger_tools import console, errors, manifest, sizes
@@ -91,7 +92,9 @@ def fetch_layers(
                 partial(place.fetch, task, places, blob, diff_id, _what(number, len(known), blob, diff_id))
                 for number, (blob, diff_id) in enumerate(zip(image.layers, image.diff_ids, strict=True), 1)
             ]
-            layers = run_all(jobs, WORKERS, cancel)
+            largest_first = sorted(range(len(jobs)), key=lambda index: -known[index])  # none is left for the end
+            done = run_all([jobs[index] for index in largest_first], WORKERS, cancel)
+    layers = [one for _, one in sorted(zip(largest_first, done, strict=True), key=itemgetter(0))]
     _check_total(layers, wants.limits)
     return layers
 
