@@ -11,8 +11,14 @@ Options:
   --pull=WHEN           Ask the source always, never, or when the answer is missing in the cache [default: missing].
   --offline             Let nothing go out to the network.
   --verify              Hash layers that are in the cache again before they are used.
+  --inspect             Print what REF is as it stands now, as JSON with its documents and sizes; fetch no layer.
+  --list-tags           Print the tags of REF's repository, or the names in its layout or archive, one a line.
+  --mirror=HOSTS        Ask these mirrors, separated by commas, before those of config.toml and the registry.
   --plain-http=HOSTS    Registries, separated by commas, that speak HTTP without TLS.
   --ca-file=FILE        Trust the certificates in this PEM file, too.
+  --cert-file=FILE      Show this client certificate (PEM) to the registry, and to no other host.
+  --key-file=FILE       The key of --cert-file, if it is not in the same file.
+  --stall=SECONDS       Drop a connection that makes no progress for so long, and go on in a new one [default: 30].
   --creds=USER:PASSWORD  Log in so; default: as docker login and podman login did.
   --creds-stdin         Read USER:PASSWORD from the first line of stdin.
   --max-layer=SIZE      Refuse a layer whose tar is larger [default: 64G].
@@ -26,13 +32,25 @@ Description:
   written to a file, DIR/NAME.json by default, where NAME comes from REF.
 
   REF is one of:
+    NAME                           an entry of a catalog, as listed by `banger image list --available`
     NAME[:TAG][@DIGEST]            a registry, read as docker reads it: debian is docker.io/library/debian:latest
     docker://NAME[:TAG][@DIGEST]   the same, spelled out
     oci:DIR[:TAG|@DIGEST]          an OCI image layout
     oci-archive:FILE[:TAG]         a tar of one; FILE may be compressed, or - for stdin
     docker-archive:FILE[:NAME]     a file made by docker save or podman save
     rootfs:FILE                    a flat tar such as docker export makes; - is stdin
+    bundle:FILE                    a bundle; see below
+    https://URL.tar.zst[#DIGEST]   a bundle behind a URL; write the digest if you know it
     apt:SUITE[?QUERY]              Debian packages, by this host's own apt sources, made into one layer by mmdebstrap
+
+  A NAME stands for the first entry of that name in the catalogs of config.toml and in the one that comes with banger
+  that this host can use; which one that is goes to stderr. A name that no catalog has is a repository's, as are all
+  with a tag, a digest or a slash.
+
+  A bundle is a finished image: a tar.zst of rootfs.ext4 and manifest.json. Its image becomes an artifact, DIR/NAME.ext4
+  or what -o says, and its manifest is printed, to be read by bg-seed: it was flattened, owned and injected when it was
+  made. It is unpacked while it arrives, and appears only if its digest is right. What the manifest says it was made
+  from is its `origin`.
 
   QUERY of apt: is include=A,B (packages to add), packages=A,B (in place of the default ones: systemd, udev, dbus,
   iproute2, openssh-server) and variant=NAME of mmdebstrap, joined by &. It works for root and for ordinary users,
@@ -41,8 +59,22 @@ Description:
   What has arrived is kept: a transfer that was interrupted goes on where it stopped, and layers that images share
   are fetched once. A tag or suite that was resolved before stays what it was until --pull=always.
 
-  A registry on this machine (localhost, 127.0.0.0/8) may speak plain HTTP; any other only with --plain-http.
-  Proxies are taken from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
+  Of an image with several platforms the one for this machine is taken, chosen as container runtimes choose: the
+  nearest variant that runs here, and 386 on amd64 or arm on arm64 if there is nothing better. --platform is exact.
+  Layers with URLs of their own (foreign layers) are fetched from these first, without credentials.
+
+  --inspect prints reference, digest, mediaType, platforms (of an index, else null), platform, manifest_digest, the
+  untouched manifest and config, layers, and size, the sum of theirs. It asks the source, unless --offline or
+  --pull=never, and does not change what a tag stands for in the cache.
+
+  A mirror is written HOST[:PORT][/PREFIX]. It is asked before the registry, in the order given, with credentials and
+  TLS settings of its own, and told by ?ns=REGISTRY whose image it is. One that is down, refuses, or has other bytes
+  than the digest says is passed over (-v says so). What a tag stands for is what the first mirror that knows it says.
+
+  A registry on this machine (localhost, 127.0.0.0/8, ::1) may speak plain HTTP; any other only with --plain-http or
+  by config.toml, which may name for each host: mirrors, plain-http, ca-file, cert-file and key-file. Those that docker
+  and podman have for a host (in certs.d) are used as well. Proxies are taken from HTTP_PROXY, HTTPS_PROXY and
+  NO_PROXY (hosts, domains, addresses, networks); this machine is never asked through one.
 
 Examples:
   bg-fetch debian:bookworm >debian.json
@@ -50,6 +82,8 @@ Examples:
   bg-fetch 'apt:bookworm?include=git,g++' --path
   docker export web | bg-fetch rootfs:-
   bg-fetch --platform linux/arm64 oci-archive:image.tar
+  bg-fetch --inspect debian:bookworm | jq .size
+  bg-fetch --mirror mirror.example.org/hub debian:bookworm
 
 Exit status:
   0   done
@@ -68,18 +102,23 @@ See also:
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from banger_tools import cli, errors, files, locations, sizes, stage
+from banger_tools import cli, console, errors, files, lease, locations, sizes, stage
 
 if TYPE_CHECKING:
+    from banger_tools.catalog.lookup import Found
     from banger_tools.manifest import Manifest
+    from banger_tools.oci.credentials import Credentials
     from banger_tools.oci.http import Settings
     from banger_tools.oci.pull import Fetched, Wants
-    from banger_tools.oci.reference import Reference
+    from banger_tools.oci.reference import Bundle
+    from banger_tools.oci.tls import Certificate
 
 PULL_WORDS = ("missing", "always", "never")
 
@@ -88,9 +127,9 @@ class Options(NamedTuple):
     """The command line, checked."""
 
     requested: str
-    ref: Reference
     wants: Wants
     outputs: stage.Outputs
+    look: str | None
 
     @classmethod
     def from_arguments(cls, arguments: cli.Arguments) -> Options:
@@ -100,8 +139,25 @@ class Options(NamedTuple):
         """
         from banger_tools.oci import reference
 
-        requested = arguments["REF"]
-        return cls(requested, reference.parse(requested), _wants(arguments), stage.Outputs.from_arguments(arguments))
+        reference.parse(arguments["REF"])
+        outputs = stage.Outputs.from_arguments(arguments)
+        return cls(arguments["REF"], _wants(arguments), outputs, _look(arguments))
+
+
+def _look(arguments: cli.Arguments) -> str | None:
+    """Return which of the options that only look was given, if any.
+
+    Raises BadUsage if it came with an option that makes no sense then.
+    """
+    given = [option for option in ("--inspect", "--list-tags") if arguments[option]]
+    if not given:
+        return None
+    senseless = ["--output", "--path", "--force", "--verify", *given[1:]]
+    senseless += ["--platform"] if given[0] == "--list-tags" else []
+    for option in senseless:
+        if arguments[option]:
+            raise errors.BadUsage(f"{given[0]} and {option} do not go together")
+    return given[0]
 
 
 def _wants(arguments: cli.Arguments) -> Wants:
@@ -123,48 +179,126 @@ def _wants(arguments: cli.Arguments) -> Wants:
 
 
 def _settings(arguments: cli.Arguments, *, offline: bool) -> Settings:
-    from banger_tools.oci import credentials
+    from banger_tools import config
     from banger_tools.oci.http import Settings
+
+    ca_file = arguments["--ca-file"]
+    return Settings(
+        plain_http=_words(arguments["--plain-http"]),
+        ca_file=Path(ca_file) if ca_file else None,
+        credentials=_credentials(arguments),
+        offline=offline or arguments["--offline"],
+        stall=_seconds(arguments["--stall"]),
+        mirrors=_words(arguments["--mirror"]),
+        certificate=_certificate(arguments),
+        registries=config.load().registries,
+    )
+
+
+def _words(text: str | None) -> tuple[str, ...]:
+    return tuple(filter(None, (text or "").split(",")))
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"\d{1,4}(\.\d{1,3})?", text) or float(text) == 0:
+        raise errors.BadUsage(f"--stall: '{text}' is not a number of seconds")
+    return float(text)
+
+
+def _credentials(arguments: cli.Arguments) -> Credentials | None:
+    from banger_tools.oci import credentials
 
     secret, what = arguments["--creds"], "--creds"
     if arguments["--creds-stdin"]:
         if secret is not None:
             raise errors.BadUsage("--creds and --creds-stdin contradict each other")
         secret, what = sys.stdin.readline().rstrip("\r\n"), "--creds-stdin"
-    hosts = tuple(filter(None, (arguments["--plain-http"] or "").split(",")))
-    ca_file = arguments["--ca-file"]
-    found = credentials.parse(secret, what) if secret is not None else None
-    return Settings(hosts, Path(ca_file) if ca_file else None, found, offline or arguments["--offline"])
+    return credentials.parse(secret, what) if secret is not None else None
 
 
-def fetch(ref: Reference, requested: str, wants: Wants) -> tuple[str, Fetched]:
-    """Bring what a reference names into the cache, and return its friendly name and what it is."""
+def _certificate(arguments: cli.Arguments) -> Certificate | None:
+    from banger_tools.oci.tls import Certificate
+
+    file, key = arguments["--cert-file"], arguments["--key-file"]
+    if key and not file:
+        raise errors.BadUsage("--key-file: there is no --cert-file that it is for")
+    return Certificate(Path(file), Path(key) if key else None) if file else None
+
+
+def resolve(requested: str, wants: Wants) -> Found:
+    """Return what REF stands for, and say so if a catalog knows it."""
+    from banger_tools.catalog import lookup, origins
+
+    found = lookup.find(requested, origins.Access(locations.cache(), wants.settings, wants.pull), wants.platform)
+    if found.entry is not None:
+        console.note(str(found))
+    return found
+
+
+def fetch(found: Found, wants: Wants) -> tuple[str, Fetched]:
+    """Bring the layers of what was found into the cache, and return its friendly name and what it is."""
     from banger_tools.oci import pull, reference
     from banger_tools.oci.cache import Cache
 
     cache = Cache(locations.cache())
-    if isinstance(ref, reference.Apt):
-        from banger_tools.apt import bootstrap
+    with lease.held(cache.sweep):
+        if isinstance(found.ref, reference.Apt):
+            from banger_tools.apt import bootstrap
 
-        return bootstrap.fetch(ref, requested, cache, wants)
-    return reference.friendly_name(ref), pull.fetch(ref, requested, cache, wants)
+            name, fetched = bootstrap.fetch(found.ref, found.requested, cache, wants)
+            return found.name if found.entry else name, fetched
+        return found.name, pull.fetch(found.ref, found.requested, cache, wants)
+
+
+def fetch_bundle(ref: Bundle, found: Found, wants: Wants, outputs: stage.Outputs) -> tuple[Manifest, Path]:
+    """Lay the image of a bundle out as an artifact; return the manifest that came with it and the artifact's path."""
+    from banger_tools.catalog import bundle
+    from banger_tools.oci.cache import Cache
+
+    cache = Cache(locations.cache())
+    target = outputs.artifact(f"{found.name}.ext4")
+    size = found.entry.size if found.entry else None
+    with lease.held(cache.sweep), files.atomic(target, force=outputs.force) as temporary:
+        own, digest = bundle.fetch(ref, size, wants, cache, temporary)
+    result = bundle.adopt(own, found, digest, target)
+    _record(result, found.requested, wants)
+    return result, target
 
 
 def describe(name: str, fetched: Fetched, wants: Wants) -> Manifest:
     """Return the manifest of something fetched."""
     from banger_tools.manifest import Manifest
-    from banger_tools.oci import documents
 
     result = Manifest()
     result.name = name
     result.put("source", fetched.source)
     result.raw["image"] = fetched.config
     result.put("layers", fetched.layers)
-    options = {"ref": fetched.source.requested}
+    _record(result, fetched.source.requested, wants)
+    return result
+
+
+def _record(result: Manifest, requested: str, wants: Wants) -> None:
+    from banger_tools.oci import documents
+
+    options = {"ref": requested}
     if wants.platform is not None:
         options["platform"] = documents.show_platform(wants.platform)
     result.record("bg-fetch", options)
-    return result
+
+
+def look(option: str, found: Found, wants: Wants) -> None:
+    """Print what an image is, or the tags beside it."""
+    from banger_tools.oci import inspect
+    from banger_tools.oci.cache import Cache
+
+    cache = Cache(locations.cache())
+    with lease.held(cache.sweep):
+        if option == "--inspect":
+            text = json.dumps(inspect.inspect(found.ref, cache, wants), indent=2, sort_keys=True) + "\n"
+        else:
+            text = "".join(f"{tag}\n" for tag in inspect.tags(found.ref, cache, wants))
+    sys.stdout.write(text)
 
 
 def work(arguments: cli.Arguments) -> None:
@@ -173,11 +307,18 @@ def work(arguments: cli.Arguments) -> None:
     outputs = options.outputs
     if outputs.output is not None:
         files.refuse_existing(outputs.artifact(""), force=outputs.force)
-    name, fetched = fetch(options.ref, options.requested, options.wants)
-    result = describe(name, fetched, options.wants)
-    target = outputs.artifact(f"{name}.json")
-    if outputs.output is not None or outputs.path_only:
-        files.write_text(target, result.dumps(), force=outputs.force)
+    found = resolve(options.requested, options.wants)
+    if options.look is not None:
+        look(options.look, found, options.wants)
+        return
+    if found.bundle is not None:
+        result, target = fetch_bundle(found.bundle, found, options.wants, outputs)
+    else:
+        name, fetched = fetch(found, options.wants)
+        result = describe(name, fetched, options.wants)
+        target = outputs.artifact(f"{name}.json")
+        if outputs.output is not None or outputs.path_only:
+            files.write_text(target, result.dumps(), force=outputs.force)
     stage.print_result(result, target, path_only=outputs.path_only)
 
 

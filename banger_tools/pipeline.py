@@ -16,12 +16,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from banger_tools import console, errors
 
+if TYPE_CHECKING:
+    from banger_tools.catalog.lookup import Found
+    from banger_tools.catalog.origins import Access
+
 STAGES = ("fetch", "flatten", "mkext4", "chown", "inject", "seed", "publish", "boot")
 MAKERS = ("flatten", "mkext4", "seed")  # the stages that leave an artifact of their own in the folder of -C
+DONE_FOR_BUNDLES = ("flatten", "mkext4", "chown", "inject")  # when they were made; bg-fetch leaves the image
 PASSED_ON = {  # options of the driver, and the stage that each one is for
     "--platform": "fetch",
     "--pull": "fetch",
@@ -88,19 +93,57 @@ class Settings(NamedTuple):
         return cls(directory, bool(arguments.get("--force")), single)
 
 
+def look_up(requested: str, arguments: Mapping[str, Any]) -> Found:
+    """Return what a REF stands for, as bg-fetch will find it with the same options, before anything is started.
+
+    Raises what `catalog.lookup.find` raises.
+    """
+    from banger_tools.catalog import lookup
+    from banger_tools.oci import documents
+
+    platform = arguments.get("--platform")
+    wanted = documents.parse_platform(platform) if platform else None
+    return lookup.find(requested, catalogs(arguments), wanted)
+
+
+def catalogs(arguments: Mapping[str, Any]) -> Access:
+    """Return how the driver gets at catalogs."""
+    from banger_tools import config, locations
+    from banger_tools.catalog.origins import Access
+    from banger_tools.oci.http import Settings
+
+    pull = arguments.get("--pull") or "missing"
+    offline = bool(arguments.get("--offline")) or pull == "never"
+    return Access(locations.cache(), Settings(offline=offline, registries=config.load().registries), pull)
+
+
+def stages_for(chosen: Sequence[str], found: Found) -> tuple[str, ...]:
+    """Return those of the chosen stages that are needed for what is to be fetched.
+
+    Raises BadUsage if the last one is none of them.
+    """
+    if found.bundle is None:
+        return tuple(chosen)
+    if chosen[-1] in DONE_FOR_BUNDLES:
+        hint = "its stages are fetch, seed, publish and boot"
+        raise errors.BadUsage(f"'{found.requested}' is a bundle: its '{chosen[-1]}' was done when it was made", hint)
+    return tuple(name for name in chosen if name not in DONE_FOR_BUNDLES)
+
+
 def stages(chosen: Sequence[str], source: str | None, settings: Settings) -> list[Command]:
     """Return the programs of the chosen stages; `source` is the INPUT of the first."""
-    commands = [Command(f"bg-{name}", tuple(_arguments(name, settings))) for name in chosen]
+    makers = MAKERS if set(DONE_FOR_BUNDLES).intersection(chosen) else (*MAKERS, "fetch")
+    commands = [Command(f"bg-{name}", tuple(_arguments(name, settings, makers))) for name in chosen]
     if source is not None:
         commands[0] = commands[0].with_more("--", source)
     return commands
 
 
-def _arguments(name: str, settings: Settings) -> Iterator[str]:
+def _arguments(name: str, settings: Settings, makers: Sequence[str]) -> Iterator[str]:
     yield from console.passed_on()
-    if settings.directory != Path() and name in MAKERS:
+    if settings.directory != Path() and name in makers:
         yield f"--directory={settings.directory}"
-    if settings.force and name in MAKERS:
+    if settings.force and name in makers:
         yield "--force"
     yield from settings.single.get(name, ())
 

@@ -6,12 +6,16 @@ _banger_about() {
   options='' argument=any value=''
   case $1 in
     bg-fetch)
-      options='--platform= --pull= --offline --verify --plain-http= --ca-file= --creds= --creds-stdin --max-layer= --max-image= --directory= --output= --force --path --quiet --progress= --help --version -v' argument=file
+      options='--platform= --pull= --offline --verify --inspect --list-tags --mirror= --plain-http= --ca-file= --cert-file= --key-file= --stall= --creds= --creds-stdin --max-layer= --max-image= --directory= --output= --force --path --quiet --progress= --help --version -v' argument=file
       case $2 in
         --platform) value='any' ;;
         --pull) value='any' ;;
+        --mirror) value='any' ;;
         --plain-http) value='any' ;;
         --ca-file) value='file' ;;
+        --cert-file) value='file' ;;
+        --key-file) value='file' ;;
+        --stall) value='any' ;;
         --creds) value='any' ;;
         --max-layer) value='any' ;;
         --max-image) value='any' ;;
@@ -164,6 +168,19 @@ _banger_about() {
         --progress) value='words auto always never json' ;;
       esac
       ;;
+    'banger cache list')
+      options='--json --quiet --progress= --help --version -v' argument=any
+      case $2 in
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger cache prune')
+      options='--keep= --dry-run --json --quiet --progress= --help --version -v' argument=any
+      case $2 in
+        --keep) value='any' ;;
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
     'banger build')
       options='--from= --to= --directory= --force --name= --size= --platform= --pull= --offline --kernel-ref= --keep-manifests --quiet --progress= --help --version -v' argument=file
       case $2 in
@@ -201,6 +218,8 @@ _banger_words() {
 _banger_commands='image pull
 image list
 vm run
+cache list
+cache prune
 build
 doctor'
 

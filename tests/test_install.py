@@ -62,6 +62,7 @@ def test_wheel_has_the_guest_program_of_both_architectures_the_pages_and_the_com
     for end in ("man1/bg-fetch.1", "man5/banger-manifest.5", "_banger", "banger.bash", "banger.fish"):
         assert any(name.endswith(f"/{end}") for name in names), end
     assert "banger_tools/py.typed" in names
+    assert "banger_tools/catalog/embedded.json" in names
     assert not [name for name in names if name.startswith(("tests", "build_backend"))]
 
 

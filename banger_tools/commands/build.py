@@ -17,12 +17,17 @@ Options:
   --name=NAME               Name of the published image (else what the source is called).
   --size=SIZE               Size of the root filesystem, as in 4G (else what it needs and a quarter more).
   --platform=OS/ARCH        Platform to choose from an image for several (else this machine's).
+  --pull=WHEN               When to ask the source what REF is: missing, always or never (else missing).
+  --offline                 Use only what was fetched before.
+  --kernel-ref=REF          Kernel to go with the image: one of the store by name, or apt:PACKAGE.
   --keep-manifests          Keep each stage's manifest in DIR, as 1-fetch.json and so on.
   @talk
 
 Description:
   All stages are started at once and joined by pipes, just as a shell would do; -vv shows the pipe. The
   manifest of the last stage goes to stdout. The artifacts stay in DIR.
+
+  A bundle is a finished image: for it the stages flatten, mkext4, chown and inject are left out.
 
 Examples:
   $ banger build --to seed -C work docker.io/library/alpine:3.20 > seed.json
@@ -69,7 +74,13 @@ class Options(NamedTuple):
             raise errors.NoInput(f"'{directory}' is not a folder", f"mkdir -p '{directory}'")
         if stages[0] == "fetch" and arguments["INPUT"] is None:
             raise errors.BadUsage("missing argument: INPUT", "name what to fetch, as in: banger build apt:bookworm")
-        settings = pipeline.Settings.from_arguments(arguments, Path(arguments["--directory"]), stages)
+        passed_on = dict(arguments)
+        if stages[0] == "fetch":
+            found = pipeline.look_up(arguments["INPUT"], arguments)
+            stages = pipeline.stages_for(stages, found)
+            if found.entry and "publish" in stages:
+                passed_on["--kernel-ref"] = arguments["--kernel-ref"] or found.entry.kernel_ref
+        settings = pipeline.Settings.from_arguments(passed_on, Path(arguments["--directory"]), stages)
         return cls(arguments["INPUT"], stages, settings, bool(arguments["--keep-manifests"]))
 
 

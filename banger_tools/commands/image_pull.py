@@ -1,18 +1,19 @@
-"""banger image pull: make a bootable image out of a container image, a tar or Debian packages.
+"""banger image pull: make a bootable image out of a container image, a tar, Debian packages or a bundle.
 
 Usage:
   banger image pull [options] REF
 
 Arguments:
-  REF  What to fetch, as bg-fetch(1) takes it: alpine:3.20, ghcr.io/owner/name@sha256:..., oci:DIR,
-       docker-archive:FILE, rootfs:FILE, apt:bookworm.
+  REF  What to fetch, as bg-fetch(1) takes it: a name of a catalog, alpine:3.20, ghcr.io/owner/name@sha256:...,
+       oci:DIR, docker-archive:FILE, rootfs:FILE, apt:bookworm, bundle:FILE, https://....tar.zst.
 
 Options:
   --name=NAME           Name of the image (else what the source is called, as in debian-bookworm).
   --replace             Take the place of an image of that name.
   --size=SIZE           Size of the root filesystem, as in 4G (else what it needs and a quarter more).
   --platform=OS/ARCH    Platform to choose from an image for several (else this machine's).
-  --pull=WHEN           Ask the registry again: missing, always or never.
+  --pull=WHEN           When to ask the source what REF is: always, missing or never (else always; with
+                        --offline never).
   --offline             Use only what was fetched before.
   --kernel-ref=REF      Kernel to go with it: one of the store by name, or apt:PACKAGE.
   --keep-work=DIR       Keep each stage's manifest and artifact in DIR, an empty folder or a new one.
@@ -21,12 +22,16 @@ Options:
 
 Description:
   Runs bg-fetch, bg-flatten, bg-mkext4, bg-chown, bg-inject, bg-seed and bg-publish as one pipe, in a work folder
-  that is removed at the end, and says how long each of them took. The name of the image goes to stdout.
+  that is removed at the end, and says how long each of them took. The name of the image goes to stdout. A bundle needs
+  bg-fetch, bg-seed and bg-publish only.
+
+  A tag or suite is asked for afresh, and only what changed is fetched; --pull=missing takes what it was before. The
+  kernel that a catalog names for an image goes with it, unless --kernel-ref names another.
 
   Pulls of different names do not wait for each other. Of two pulls of one name the first to end wins.
 
 Examples:
-  $ banger image pull apt:bookworm
+  $ banger image pull debian-bookworm
   $ banger image pull --name web --size 8G registry.example.org/team/web:1.4
   $ banger image pull --keep-work work alpine:3.20
 
@@ -35,7 +40,8 @@ Exit status:
   64  the command line is wrong
   73  the name is taken, or DIR is not empty
 
-  Otherwise that of the stage that failed.
+  Otherwise that of the stage that failed; 65, 66, 69, 75 or 77 if a catalog cannot be read or has nothing for this
+  host.
 
 See also:
   banger-image-list(1) banger-vm-run(1) bg-fetch(1) bg-publish(1)
@@ -52,13 +58,14 @@ from typing import Any, NamedTuple
 
 from banger_tools import cli, errors, files, locations, pipeline
 
-CHOSEN = pipeline.STAGES[: pipeline.STAGES.index("publish") + 1]
+STAGES = pipeline.STAGES[: pipeline.STAGES.index("publish") + 1]
 
 
 class Options(NamedTuple):
-    """What was asked: the source, what is passed on to the stages, and what stays behind."""
+    """What was asked: the source, the stages that it needs, what is passed on to them, and what stays behind."""
 
     source: str
+    stages: tuple[str, ...]
     passed_on: dict[str, Any]
     keep_work: Path | None
     as_json: bool
@@ -75,9 +82,13 @@ class Options(NamedTuple):
             raise errors.CannotCreate(f"--keep-work: '{keep}' is not an empty folder")
         if arguments["--name"]:
             _refuse_taken(arguments["--name"], replace=bool(arguments["--replace"]))
+        asked = {**arguments, "--pull": arguments["--pull"] or (None if arguments["--offline"] else "always")}
+        found = pipeline.look_up(arguments["REF"], asked)
+        kernel = arguments["--kernel-ref"] or (found.entry and found.entry.kernel_ref)
         # The artifacts are of no further use, unless they are to be kept.
-        passed_on = {**arguments, "--move": keep is None}
-        return cls(arguments["REF"], passed_on, keep, bool(arguments["--json"]))
+        passed_on = {**asked, "--kernel-ref": kernel, "--move": keep is None}
+        stages = pipeline.stages_for(STAGES, found)
+        return cls(arguments["REF"], stages, passed_on, keep, bool(arguments["--json"]))
 
 
 def _refuse_taken(name: str, *, replace: bool) -> None:
@@ -105,8 +116,8 @@ def work_folder(keep: Path | None) -> Iterator[Path]:
 def pull(options: Options) -> dict[str, Any]:
     """Run the whole pipe and return the manifest of the published image."""
     with work_folder(options.keep_work) as folder:
-        settings = pipeline.Settings.from_arguments(options.passed_on, folder, CHOSEN)
-        commands = pipeline.stages(CHOSEN, options.source, settings)
+        settings = pipeline.Settings.from_arguments(options.passed_on, folder, options.stages)
+        commands = pipeline.stages(options.stages, options.source, settings)
         if options.keep_work:
             commands = pipeline.with_manifests(commands, folder)
         published = json.loads(pipeline.run(commands))

@@ -8,7 +8,7 @@ Arguments:
            if there is none.
 
 Options:
-  --image=IMAGE      Image of the store by name, or what to make one of, as in alpine:3.20
+  --image=IMAGE      Image of the store or of a catalog by name, or what to make one of, as in alpine:3.20
                      [default: debian-bookworm].
   --name=NAME        Name of the machine and its host name (else the image's and four digits).
   --rm               Delete the machine when the command has ended.
@@ -65,8 +65,6 @@ from typing import Any, NamedTuple
 
 from banger_tools import cli, console, errors, files, locations, pipeline
 
-# Names of images that can be made without being told of what.
-KNOWN = {"debian-bookworm": "apt:bookworm"}
 FOR_BOOT = (
     "--name",
     "--cpus",
@@ -83,10 +81,10 @@ FOR_COMMAND = ("--env", "--user", "--cwd")
 
 
 class Options(NamedTuple):
-    """What was asked: the image by name, what it can be made of, and what is passed on to bg-boot."""
+    """What was asked: the image by name, the reference that it can be made of, and what is passed on to bg-boot."""
 
     image: str
-    source: str | None
+    source: str
     may_pull: bool
     remove: bool
     boot: tuple[str, ...]
@@ -116,21 +114,17 @@ def passed_on(arguments: cli.Arguments, names: Sequence[str]) -> Iterator[str]:
                 yield f"{name}={value}"
 
 
-def image_and_source(text: str) -> tuple[str, str | None]:
+def image_and_source(text: str) -> tuple[str, str]:
     """Return the name of an image and what it can be made of, from either; the name is what bg-fetch would give it.
 
     Raises BadUsage for a reference that is none.
     """
+    from banger_tools.catalog import lookup
     from banger_tools.oci import reference
 
-    if text in KNOWN:
-        return text, KNOWN[text]
-    for name, source in KNOWN.items():
-        if text == source:
-            return name, source
-    if ":" in text or "/" in text:
-        return reference.friendly_name(reference.parse(text)), text
-    return text, None
+    if not _is_reference(text):
+        return text, text
+    return lookup.name_of(text) or reference.friendly_name(reference.parse(text)), text
 
 
 def is_missing(name: str) -> errors.NoInput | None:
@@ -152,14 +146,26 @@ def provide(options: Options) -> None:
     missing = is_missing(options.image)
     if missing is None:
         return
-    if options.source is None or not options.may_pull:
+    if not options.may_pull or not _can_be_made(options.source):
         raise missing
     lock = locations.state() / "locks" / f"pull-{options.image}.lock"
     with files.locked(lock, what=f"image '{options.image}'"):
         if is_missing(options.image):
             console.note(f"there is no image '{options.image}' yet: making it from {options.source}")
-            words = ("image", "pull", *console.passed_on(), f"--name={options.image}", "--", options.source)
+            named = ("--pull=missing", f"--name={options.image}")
+            words = ("image", "pull", *console.passed_on(), *named, "--", options.source)
             pipeline.run([pipeline.Command("banger", words)], stdin=subprocess.DEVNULL, timed=False)
+
+
+def _can_be_made(source: str) -> bool:
+    """Tell whether it is known what to make an image of: a reference says so by itself, a name must be a catalog's."""
+    from banger_tools.catalog import lookup
+
+    return _is_reference(source) or any(lookup.named(source, pipeline.catalogs({})))
+
+
+def _is_reference(text: str) -> bool:
+    return ":" in text or "/" in text
 
 
 def boot(options: Options) -> str:
