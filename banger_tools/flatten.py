@@ -1,12 +1,17 @@
 """bg-flatten: merge the layers of an image into one tree.
 
 Usage:
-  bg-flatten [options] [INPUT]
+  bg-flatten [options] [--layer=PATH]... [--exclude=GLOB]... [INPUT]
 
 Arguments:
-  INPUT  A manifest with layers, or a root filesystem as a plain tar; the manifest comes from stdin without it.
+  INPUT  A manifest with layers, or a root filesystem as a tar or a folder; the manifest comes from stdin without it.
 
 Options:
+  --layer=PATH             Put this tar or folder on top, as a layer; may be repeated, the last is the topmost.
+  --exclude=GLOB           Leave out what matches, and all that is below it; may be repeated.
+  --tar=FILE               Write the tree as a tar, too; - is stdout.
+  --dir=DIR                Write the tree as a folder, too; it must be new or empty.
+  --manifest=FILE          Write the manifest to this file instead of stdout.
   --verify                 Hash layers that bg-fetch has verified again.
   --limit-entries=N        Refuse archives with more entries than this [default: 10000000].
   @stage
@@ -21,40 +26,62 @@ Description:
   The artifact is tree.jsonl: a header, then one JSON object an entry, which grep, jq and an editor can work on. Its
   `data` says which layer holds the content of a file, and where: the layers must stay as long as the tree is used.
 
+  A tar may be compressed by gzip, zstd, xz or bzip2: it is then laid out in the cache, as bg-fetch does. Of a folder,
+  the tree names the files, which must not change while it is used; one that did is an error. An ordinary user's own
+  files belong to root in the tree, as that user's namespace would show them; other owners are kept. Sockets, what other
+  filesystems have mounted below, and labels of this machine (security.selinux, security.ima, security.evm) are left
+  out. In a folder or tar given by --layer, .wh.NAME hides NAME of the layers below; in a folder that is INPUT, it is a
+  name like any other.
+
+  GLOB is matched against paths of the merged tree, and of folders, as rsync does: * and ? match anything but a slash,
+  ** slashes too, [a-z] one character, and \\ takes the next one as it is. One that begins with a slash must match the
+  whole path, any other its last components; one that ends in a slash matches only folders. A file with several names
+  stays as long as one of them does.
+
+  The tar of --tar is a PAX tar with all that the tree holds; files with holes are GNU sparse files, version 1.0. When
+  it goes to stdout no tree.jsonl is left, unless -o or --manifest asks for it.
+
+  The folder of --dir is for looking and editing. As root it is exact. As an ordinary user, owners, devices, set-id bits
+  and some xattrs cannot be set, and are counted in a warning; all is readable for its owner. What was edited goes back
+  by bg-mkext4 DIR and bg-chown --from=tree.jsonl, which gives new files to 0:0 and lists them.
+
 Examples:
   $ bg-fetch debian:bookworm | bg-flatten > flat.json
-  $ bg-flatten --path rootfs.tar
+  $ bg-fetch alpine | bg-flatten --layer=overlay --exclude=/usr/share/doc --exclude='*.pyc' | bg-mkext4
+  $ bg-flatten --tar=- rootfs.tar.gz | docker import - mine
+  $ bg-flatten --dir=root -f < fetched.json && bg-mkext4 root | bg-chown --from=tree.jsonl
   $ jq -r 'select(.type == "file") | [.size, .path] | @tsv' tree.jsonl | sort -n | tail
 
 Exit status:
   0   done
   64  the command line is wrong
-  65  a manifest or a layer is not what it claims to be
-  66  an input is missing or cannot be read
-  73  the tree exists already, or cannot be made
+  65  a manifest or a layer is not what it claims to be, or a file changed while it was read
+  66  an input is missing
+  73  an output exists already, or cannot be made
   74  the disk is full or failed
+  77  a file may not be read
 
 See also:
-  bg-fetch(1), bg-mkext4(1), banger-manifest(5)
+  bg-fetch(1), bg-mkext4(1), bg-chown(1), tar(1), banger-manifest(5)
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
+import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from banger_tools import cli, console, errors, files, identify, lease, stage
+from banger_tools import cli, console, errors, files, globs, identify, lease, merging, stage
 
 if TYPE_CHECKING:
-    from banger_tools.manifest import Layer, Manifest
-    from banger_tools.tree import Tree
+    from banger_tools.contents import Contents
+    from banger_tools.manifest import Manifest
+    from banger_tools.tree import Tree, Written
 
-CHUNK = 1 << 20
+STDOUT = "-"
 
 
 class Options(NamedTuple):
@@ -62,119 +89,150 @@ class Options(NamedTuple):
 
     input: str | None
     outputs: stage.Outputs
-    limit_entries: int
-    thorough: bool
+    layers: list[Path]
+    excluded: list[str]
+    tar: str | None
+    folder: Path | None
+    manifest: Path | None
+    rules: merging.Rules
 
     @classmethod
     def from_arguments(cls, arguments: dict[str, Any]) -> Options:
         """Check the command line's values."""
-        limit = arguments["--limit-entries"]
+        limit, excluded = arguments["--limit-entries"], arguments["--exclude"]
         if not limit.isdecimal() or int(limit) == 0:
             raise errors.BadUsage(f"--limit-entries: '{limit}' is not a positive number")
-        return cls(arguments["INPUT"], stage.Outputs.from_arguments(arguments), int(limit), arguments["--verify"])
+        if arguments["--tar"] == STDOUT and arguments["--path"]:
+            raise errors.BadUsage("--path and --tar=- both want stdout")
+        return cls(
+            arguments["INPUT"],
+            stage.Outputs.from_arguments(arguments),
+            [_absolute(name) for name in arguments["--layer"]],
+            excluded,
+            arguments["--tar"],
+            _absolute(arguments["--dir"]) if arguments["--dir"] else None,
+            _absolute(arguments["--manifest"]) if arguments["--manifest"] else None,
+            merging.Rules(int(limit), globs.matcher(excluded) if excluded else None, arguments["--verify"]),
+        )
+
+    @property
+    def tar_file(self) -> Path | None:
+        """The file of --tar, unless it is stdout."""
+        return _absolute(self.tar) if self.tar and self.tar != STDOUT else None
+
+    @property
+    def keeps_tree(self) -> bool:
+        """Whether anybody will know of a tree.jsonl."""
+        return self.tar != STDOUT or self.outputs.output is not None or self.manifest is not None
+
+    def record(self) -> dict[str, Any]:
+        """Return the options that shape the tree."""
+        wanted = {"layer": [str(path) for path in self.layers], "exclude": self.excluded}
+        return {name: values for name, values in wanted.items() if values}
 
 
-def flatten(layers: Sequence[Layer], *, vouched: bool, limit_entries: int, thorough: bool = False) -> Tree:
-    """Return the merged tree of layers, oldest first, each checked against its diff_id or known to be unchanged.
+def _absolute(name: str) -> Path:
+    return Path(os.path.abspath(name))
 
-    `vouched` says that the diff_ids came with the image, so that a layer without an end marker is whole all the same.
-    `thorough` hashes the layers that bg-fetch has hashed already, too.
-    Raises BadInput naming the layer and the entry, NoInput if a layer is gone.
-    """
-    from banger_tools import tar
-    from banger_tools.layers import Limits, merge
-    from banger_tools.tree import SourceFile, Tree
 
+def refuse_outputs(options: Options, artifact: Path) -> None:
+    """Raise CannotCreate or BadUsage, before any work, if something that is to be written cannot be."""
+    from banger_tools import unpack
+
+    targets = [artifact if options.keeps_tree else None, options.tar_file, options.manifest]
+    for target in filter(None, targets):
+        files.refuse_existing(target, force=options.outputs.force)
+    if options.folder is not None:
+        unpack.refuse_taken(options.folder)
+    if options.tar == STDOUT and sys.stdout.isatty():
+        raise errors.BadUsage("stdout is a terminal, which cannot show a tar", "give --tar a file, or pipe it on")
+
+
+def merge(options: Options) -> tuple[Manifest, Tree]:
+    """Return the manifest that INPUT is or stands for, and the tree of its layers and of those on top."""
+    from banger_tools.manifest import Manifest
+
+    kind, path = stage.open_input(options.input)
+    given = path is not None and kind != identify.MANIFEST
+    if given and path is not None:
+        manifest, parts = Manifest(), [merging.part_of(path, kind, "a manifest, a tar or a folder")]
+    else:
+        manifest = stage.read_manifest(path)
+        parts = merging.parts_of(manifest)
+    for layer in options.layers:
+        parts.append(merging.part_of(layer, identify.kind(layer), "a tar or a folder"))
+    merged = merging.merge(parts, options.rules, literal=given and kind == identify.FOLDER)
+    if given and path is not None:
+        _describe(manifest, path, merged)
+    return manifest, merged
+
+
+def _describe(manifest: Manifest, path: Path, merged: Tree) -> None:
+    """Say in the manifest what was given instead of one."""
+    from banger_tools.manifest import Layer, Source
+    from banger_tools.oci import reference
+
+    found = merged.sources[0]
+    manifest.name = reference.friendly_name(reference.Rootfs(path))
+    manifest.put("source", Source(requested=str(path), kind="rootfs", digest=found.diff_id))
+    if found.diff_id is not None and found.size is not None:
+        manifest.put("layers", [Layer(found.diff_id, found.path, found.size)])
+
+
+def write(merged: Tree, options: Options, artifact: Path) -> Written | None:
+    """Write the tree in all the forms that were asked for: all of them appear, or none does."""
+    from banger_tools import contents, tree
+
+    force = options.outputs.force
     with contextlib.ExitStack() as stack:
-        opened = [stack.enter_context(_open_layer(layer, number)) for number, layer in enumerate(layers)]
-        pool = stack.enter_context(ThreadPoolExecutor(1))
-        checks = [
-            pool.submit(_digest, descriptor, layer.diff_id, thorough=thorough)
-            for descriptor, layer in zip(opened, layers, strict=True)
-        ]
-        stack.callback(_cancel, checks)
-        archives = [(_label(n), tar.members(descriptor, vouched=vouched)) for n, descriptor in enumerate(opened)]
-        with console.step("replayed the layers"):
-            entries = merge(archives, Limits(entries=limit_entries)).tree_entries()
-        with console.step("checked the diff_ids"):
-            for number, (check, layer) in enumerate(zip(checks, layers, strict=True)):
-                _check_digest(check.result(), layer, number)
-    return Tree([SourceFile(layer.path, layer.diff_id, layer.tar_size) for layer in layers], entries)
-
-
-def _label(number: int) -> str:
-    return f"layers[{number}]"
+        written = None
+        if options.keeps_tree:
+            temporary = stack.enter_context(files.atomic(artifact, force=force))
+            with console.step("wrote the tree"):
+                written = tree.write(temporary, merged)
+        if options.tar or options.folder:
+            found = stack.enter_context(contents.opened(merged.sources, merged.entries))
+            if options.folder:
+                stack.enter_context(_unpacked(merged, found, options.folder))
+            if options.tar_file:
+                _write_tar(merged, found, stack.enter_context(files.atomic(options.tar_file, force=force)))
+            elif options.tar:
+                _stream_tar(merged, found)
+    return written
 
 
 @contextlib.contextmanager
-def _open_layer(layer: Layer, number: int) -> Iterator[int]:
-    path = stage.check_artifact(layer.path, layer.tar_size, _label(number))
-    lease.use_cached(path)
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+def _unpacked(merged: Tree, found: Contents, folder: Path) -> Iterator[None]:
+    from banger_tools import unpack
+
+    with unpack.new_folder(folder) as temporary:
+        with console.step("wrote the folder"):
+            missing = str(unpack.unpack(merged, found, temporary))
+        if missing:
+            console.warning(f"'{folder}' lacks what this user may not set: {missing}")
+        yield
 
 
-def _digest(descriptor: int, diff_id: str, *, thorough: bool) -> str:
-    """Return the digest of a whole layer, or what its mark stands for; hashing leaves the interpreter free."""
-    from banger_tools.oci import mark
+def _write_tar(merged: Tree, found: Contents, path: Path) -> None:
+    from banger_tools import pax
 
-    if not thorough and mark.stands(os.fstat(descriptor), diff_id):
-        return diff_id
-    algorithm = diff_id.partition(":")[0]
-    digest = hashlib.new(algorithm)
-    offset = 0
-    while chunk := os.pread(descriptor, CHUNK, offset):
-        digest.update(chunk)
-        offset += len(chunk)
-    return f"{algorithm}:{digest.hexdigest()}"
+    with open(path, "xb") as file, console.step("wrote the tar"):
+        pax.write(merged, found, file.fileno())
 
 
-def _cancel(checks: Sequence[Future[str]]) -> None:
-    for check in checks:
-        check.cancel()
+def _stream_tar(merged: Tree, found: Contents) -> None:
+    from banger_tools import pax
+
+    with console.step("wrote the tar"):
+        pax.write(merged, found, sys.stdout.fileno())
 
 
-def _check_digest(found: str, layer: Layer, number: int) -> None:
-    if found != layer.diff_id:
-        raise errors.BadInput(
-            f"{_label(number)}: '{layer.path}' is damaged: its digest is {found}, and its diff_id {layer.diff_id}",
-            "remove that file and fetch the image again",
-        )
-
-
-def _manifest_of_tar(path: Path) -> Manifest:
-    """Return a manifest whose one layer is a plain tar on disk."""
-    from banger_tools.manifest import Layer, Manifest, Source
-
-    with open(path, "rb") as file:
-        diff_id = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-    manifest = Manifest()
-    manifest.name = path.name.removesuffix(".tar")
-    manifest.put("source", Source(requested=str(path), kind="rootfs", digest=diff_id))
-    manifest.put("layers", [Layer(diff_id, str(path), path.stat().st_size)])
-    return manifest
-
-
-def read_input(argument: str | None) -> Manifest:
-    """Return the manifest that INPUT is or stands for."""
-    kind, path = stage.open_input(argument)
-    if kind == identify.TAR and path is not None:
-        return _manifest_of_tar(path)
-    if kind in ("gzip", "zstd", "xz", "bzip2"):
-        raise errors.BadInput(f"'{path}' is compressed ({kind})", f"bg-fetch 'rootfs:{path}' | bg-flatten")
-    if kind != identify.MANIFEST:
-        raise stage.wrong_input(path, kind, "a manifest or a tar")
-    return stage.read_manifest(path)
-
-
-def _vouched(manifest: Manifest) -> bool:
-    """Tell whether the diff_ids came with the image, or were only computed from the tar that was given."""
-    from banger_tools.manifest import Source
-
-    return not manifest.has("source") or manifest.get("source", Source).kind != "rootfs"
+def print_result(manifest: Manifest, options: Options, artifact: Path) -> None:
+    """Leave the manifest where it was asked for."""
+    if options.manifest is not None:
+        files.write_text(options.manifest, manifest.dumps(), force=options.outputs.force)
+    if options.outputs.path_only or (options.manifest is None and options.tar != STDOUT):
+        stage.print_result(manifest, artifact, path_only=options.outputs.path_only)
 
 
 @lease.held()
@@ -182,22 +240,15 @@ def work(arguments: dict[str, Any]) -> None:
     """Read the manifest, merge its layers, write the tree, print the manifest."""
     options = Options.from_arguments(arguments)
     artifact = options.outputs.artifact("tree.jsonl")
-    files.refuse_existing(artifact, force=options.outputs.force)
-    manifest = read_input(options.input)
-    from banger_tools import tree
+    refuse_outputs(options, artifact)
+    manifest, merged = merge(options)
+    written = write(merged, options, artifact)
     from banger_tools.manifest import Tree
 
-    merged = flatten(
-        manifest.layers(),
-        vouched=_vouched(manifest),
-        limit_entries=options.limit_entries,
-        thorough=options.thorough,
-    )
-    with files.atomic(artifact, force=options.outputs.force) as temporary, console.step("wrote the tree"):
-        written = tree.write(temporary, merged)
-    manifest.put("tree", Tree(str(artifact), written.digest, written.size, written.entries, written.bytes))
-    manifest.record("bg-flatten", {})
-    stage.print_result(manifest, artifact, path_only=options.outputs.path_only)
+    if written is not None:
+        manifest.put("tree", Tree(str(artifact), written.digest, written.size, written.entries, written.bytes))
+    manifest.record("bg-flatten", options.record())
+    print_result(manifest, options, artifact)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from banger_tools import console, errors, files, tree
 from banger_tools.tar import BLOCK_DEVICE, CHAR, DIR, FIFO, FILE, HARDLINK, SYMLINK, Member
-from banger_tools.tree import Entry, Origin, Segments, SourceFile
+from banger_tools.tree import Entry, Origin, Segments
 
 _TYPES = {
     stat.S_IFREG: FILE,
@@ -187,21 +187,6 @@ def locate(entries: Sequence[Entry], scans: dict[int, Scan]) -> None:
         if entry.data is not None and entry.data[0] in scans:
             source, number = entry.data
             entry.origin, entry.data = scans[source].origins[number], (source, 0)
-
-
-def tree_of(path: Path) -> tree.Tree:
-    """Return the tree of a folder. Its names are taken as they are: there are no whiteouts in it.
-
-    Raises NoInput, Denied or BadInput naming what is wrong.
-    """
-    from banger_tools import layers
-
-    scan = Scan(path)
-    replay = layers.Replay(whiteouts=False)
-    replay.apply(scan.members(), 0)
-    entries = replay.tree_entries()
-    locate(entries, {0: scan})
-    return tree.identified([SourceFile(str(path), folder=True)], entries)
 
 
 class Opener:

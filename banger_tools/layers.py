@@ -78,9 +78,9 @@ class Refused(errors.BadInput):
 class Replay:
     """The merged tree so far; `apply` one layer after the other, oldest first."""
 
-    def __init__(self, limits: Limits = Limits(), *, whiteouts: bool = True) -> None:  # noqa: B008 - immutable
+    def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 - immutable
         self.root = _implied()
-        self.whiteouts = whiteouts  # else a name that begins with `.wh.` is a name like any other
+        self.whiteouts = True  # else a name that begins with `.wh.` is a name like any other
         self.limits = limits
         self.entries = 0
         self.layer = -1
@@ -314,13 +314,20 @@ def _shown(name: bytes) -> str:
     return os.fsdecode(name)
 
 
-def merge(archives: Iterable[tuple[str, Iterator[Member]]], limits: Limits = Limits()) -> Replay:  # noqa: B008
+def merge(
+    archives: Iterable[tuple[str, Iterator[Member]]],
+    limits: Limits = Limits(),  # noqa: B008 - immutable
+    *,
+    literal: bool = False,
+) -> Replay:
     """Replay archives, oldest first; each is a label for errors and its members.
 
-    Raises BadInput that names the layer and the entry.
+    With `literal` the first is no layer: names in it that look like whiteouts are names. Raises BadInput that names the
+    layer and the entry.
     """
     replay = Replay(limits)
     for number, (label, members) in enumerate(archives):
+        replay.whiteouts = number > 0 or not literal
         try:
             replay.apply(members, number)
         except errors.BadInput as error:

@@ -4,7 +4,7 @@ Usage:
   bg-mkext4 [options] [INPUT]
 
 Arguments:
-  INPUT  A manifest with a tree, a tree.jsonl, or a plain tar; the manifest comes from stdin without it.
+  INPUT  A manifest with a tree, a tree.jsonl, a tar, or a folder; the manifest comes from stdin without it.
 
 Options:
   -s SIZE, --size=SIZE     Size of the image; by default what the tree needs and a quarter more, 1G at least.
@@ -31,9 +31,9 @@ Description:
   scarce, as with --minimal, there are only as many inodes as the tree needs, and the journal is as small as can be.
   Room that --free asks for is what df(1) shows as available; the kernel keeps a little more for itself.
 
-  Features that may be added are ea_inode, fast_commit, large_dir, metadata_csum_seed, project and verity. Those that
-  may be left out, for an old kernel or boot loader, are has_journal, resize_inode, 64bit, flex_bg and metadata_csum.
-  All others are refused: the image would be wrong, or the programs that edit it would no longer know it.
+  Features that may be added are ea_inode, fast_commit, large_dir, metadata_csum_seed and verity. Those that may be
+  left out, for an old kernel or boot loader, are has_journal, resize_inode, 64bit, flex_bg and metadata_csum. All
+  others are refused: the image would be wrong, or the programs that edit it would no longer know it.
 
 Examples:
   $ bg-fetch debian:bookworm | bg-flatten | bg-mkext4 --size=4G > made.json
@@ -56,13 +56,12 @@ See also:
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from banger_tools import cli, console, errors, files, identify, lease, sizes, stage
+from banger_tools import cli, console, errors, files, identify, lease, merging, sizes, stage
 
 if TYPE_CHECKING:
     from banger_tools.manifest import Manifest
@@ -151,25 +150,15 @@ def read_input(argument: str | None) -> tuple[Manifest, Tree]:
     kind, path = stage.open_input(argument)
     if kind == identify.TREE and path is not None:
         return manifest.Manifest(), tree.read(path)
-    if kind == identify.TAR and path is not None:
-        return _tree_of_tar(path)
-    if kind != identify.MANIFEST:
-        raise stage.wrong_input(path, kind, "a manifest, a tree or a tar")
+    if kind != identify.MANIFEST and path is not None:
+        part = merging.part_of(path, kind, "a manifest, a tree, a tar or a folder")
+        merged = merging.merge([part], merging.Rules(), literal=kind == identify.FOLDER)
+        return manifest.Manifest(), tree.identified(merged.sources, merged.entries)
     given = stage.read_manifest(path)
     section = given.get("tree", manifest.Tree)
     found = stage.check_artifact(section.path, section.size, "the tree")
     with console.step("read the tree"):
         return given, tree.read(found, digest=section.digest)
-
-
-def _tree_of_tar(path: Path) -> tuple[Manifest, Tree]:
-    from banger_tools import layers, manifest, tar, tree
-
-    with open(path, "rb") as file:
-        digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-        merged = layers.merge([(f"'{path}'", tar.members(file.fileno(), vouched=False))])
-    source = tree.SourceFile(str(path), digest, path.stat().st_size)
-    return manifest.Manifest(), tree.Tree([source], merged.tree_entries(), digest)
 
 
 @lease.held()

@@ -112,7 +112,10 @@ def content(entry: Entry, found: Tree) -> bytes:
     source, offset = entry.data
     segments = entry.segments if entry.segments is not None else [(0, offset, entry.size)]
     data = bytearray(entry.size)
-    with open(found.sources[source].path, "rb") as file:
+    path = os.fsencode(found.sources[source].path)
+    if entry.origin is not None:
+        path += b"/" + tree.origin_bytes(entry.origin)
+    with open(path, "rb") as file:
         for start, place, length in segments:
             file.seek(place)
             data[start : start + length] = file.read(length)
