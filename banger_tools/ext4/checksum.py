@@ -60,21 +60,26 @@ def inode_checksum(seed: int, raw: bytearray, number: int, generation: int) -> i
 
 def inode_is_sound(seed: int, inode: Inode, number: int) -> bool:
     """Tell whether an inode has the checksum that it should have."""
-    sealed = Inode(inode.raw)
-    seal_inode(seed, sealed, number)
-    return sealed.raw == inode.raw
+    value = _whole_inode(seed, inode, number)
+    if inode.extra_isize < 4:
+        return inode.i_checksum_lo == value & 0xFFFF
+    return inode.i_checksum_lo | inode.i_checksum_hi << 16 == value
 
 
 def seal_inode(seed: int, inode: Inode, number: int) -> None:
     """Set an inode's checksum: the low half always, the high half where the inode has room for it."""
-    wide = inode.extra_isize >= 4
-    inode.i_checksum_lo = 0
-    if wide:
-        inode.i_checksum_hi = 0
-    value = inode_checksum(seed, inode.raw, number, inode.i_generation)
+    value = _whole_inode(seed, inode, number)
     inode.i_checksum_lo = value & 0xFFFF
-    if wide:
+    if inode.extra_isize >= 4:
         inode.i_checksum_hi = value >> 16
+
+
+def _whole_inode(seed: int, inode: Inode, number: int) -> int:
+    raw = bytearray(inode.raw)
+    raw[0x7C:0x7E] = b"\0\0"  # i_checksum_lo
+    if inode.extra_isize >= 4:
+        raw[0x82:0x84] = b"\0\0"  # i_checksum_hi
+    return inode_checksum(seed, raw, number, inode.i_generation)
 
 
 def crc16(data: bytes, value: int) -> int:

@@ -27,6 +27,8 @@ _EXTENT_HEADER = struct.Struct("<HHHHI")
 _EXTENT = struct.Struct("<IHHI")
 _INDEX = struct.Struct("<IIHH")
 _DIRENT = struct.Struct("<IHBB")
+_DOTS = (b".", b"..")
+_WHOLE_BLOCK = (0, 0xFFFF)  # the length of an entry that fills a block of 64 KiB
 _OWNER = struct.Struct("<HH20xH94xHH")  # i_mode, i_uid, i_gid, and the high halves of these two
 _MMP = struct.Struct("<II")
 _MMP_CLEAN = (0x004D4D50, 0xFF4D4D50)  # the magic, and the sequence number of a filesystem that nobody has mounted
@@ -49,11 +51,7 @@ class Extent(NamedTuple):
     unwritten: bool = False
 
 
-class Name(NamedTuple):
-    """An entry of a directory."""
-
-    name: bytes
-    inode: int
+Name = tuple[bytes, int]  # an entry of a directory: its name and inode number; there are too many for a class
 
 
 class Image:
@@ -309,7 +307,7 @@ class Image:
         return bytes(data)
 
     def names(self, inode: Inode) -> Iterator[Name]:
-        """Yield the entries of a directory, `.` and `..` left out."""
+        """Yield the entries of a directory, `.` and `..` left out; nobody has looked at the names."""
         if inode.i_flags & s.ENCRYPT_FL:
             raise errors.BadInput(f"a folder of '{self.path}' is encrypted: the names in it cannot be read")
         if inode.i_flags & s.INLINE_DATA_FL:
@@ -331,25 +329,21 @@ class Image:
         at, size = 0, len(block)
         while at + 8 <= size:
             inode, length, name_length, _ = _DIRENT.unpack_from(block, at)
-            if length in (0, 0xFFFF):  # blocks of 64 KiB
+            if length in _WHOLE_BLOCK:
                 length = 1 << 16
-            if name_length + 8 > length or length % 4 or at + length > size:
+            name_at, at = at + 8, at + length
+            if name_at + name_length > at or at > size or length & 3:
                 raise self.broken("a folder's entry is malformed")
             if inode:
-                name = block[at + 8 : at + 8 + name_length]
-                if not name or b"/" in name or b"\0" in name:
-                    raise self.broken("a folder holds an impossible name")
-                if name not in (b".", b".."):
-                    found.append(Name(name, inode))
-            at += length
-        return found
+                found.append((block[name_at : name_at + name_length], inode))
+        return [name for name in found if name[0] not in _DOTS]
 
     def child(self, folder: int, name: bytes) -> int | None:
         """Return the inode number of a name in a folder, or None; None too if it is no folder."""
         inode = self.inode(folder)
         if self.kind(inode) != "dir":
             return None
-        return next((entry.inode for entry in self.names(inode) if entry.name == name), None)
+        return next((number for found, number in self.names(inode) if found == name), None)
 
     def lookup(self, path: bytes) -> int | None:
         """Return the inode number at an absolute path, following no symlinks, or None."""

@@ -12,6 +12,8 @@ from banger_tools.ext4.walk import Node, quoted, walk
 from banger_tools.tree import Entry
 
 LOST_FOUND = b"/lost+found"
+FORMATS = {"file": s.S_IFREG, "dir": s.S_IFDIR, "symlink": s.S_IFLNK, "char": s.S_IFCHR, "block": s.S_IFBLK,
+           "fifo": s.S_IFIFO}  # fmt: skip
 
 
 class Owner(NamedTuple):
@@ -78,33 +80,32 @@ class Wanted:
         With `edited` the image was changed since: a path that only the tree has is listed as missing, one that only
         the image has is to belong to 0:0 and listed as new. Else the first is an error, and the second stays as it is.
         """
-        nodes = {node.path: node for node in walk(self.image)}
+        nodes = {node[0]: node for node in walk(self.image)}
         for path, entry in _with_targets(entries):
-            node = nodes.pop(path, None)
-            if node is not None and self.image.kind_of(node.mode) == entry.type:
-                self.add(node.number, Owner(path, entry.uid, entry.gid, int(entry.mode, 8)))
-            elif not edited:
-                raise self.disagreement(path, entry, node)
-            else:
+            node = nodes.get(path)
+            if node is not None and FORMATS[entry.type] == node[2] & s.S_IFMT:
+                self.add(node[1], Owner(path, entry.uid, entry.gid, int(entry.mode, 8)))
+                del nodes[path]
+            elif edited:
                 self.missing.append(path)
-                if node is not None:
-                    nodes[path] = node
+            else:
+                raise self.disagreement(path, entry, node)
         if edited:
             self._take_new(nodes.values())
 
     def _take_new(self, nodes: Iterable[Node]) -> None:
-        for node in nodes:
-            if node.number in self.owners:
+        for path, number, *_ in nodes:
+            if number in self.owners:
                 continue  # one more name of a file that the tree has
-            self.add(node.number, Owner(node.path, 0, 0))
-            if node.path != LOST_FOUND:
-                self.new.append(node.path)
+            self.add(number, Owner(path, 0, 0))
+            if path != LOST_FOUND:
+                self.new.append(path)
 
     def disagreement(self, path: bytes, entry: Entry, node: Node | None) -> errors.BadInput:
         """Return the error for an image that is not the one of the tree."""
         if node is None:
             return errors.BadInput(f"'{self.image.path}' has no {quoted(path)}", "it is not the image of this tree")
-        kind = self.image.kind_of(node.mode)
+        kind = self.image.kind_of(node[2])
         return errors.BadInput(
             f"{quoted(path)} is a {kind} in '{self.image.path}', and a {entry.type} in the tree",
             "it is not the image of this tree",
@@ -112,11 +113,13 @@ class Wanted:
 
     def take_all(self) -> None:
         """Ask for what the image has already, so that maps have something to map."""
-        for node in walk(self.image):
-            self.owners.setdefault(node.number, Owner(node.path, node.uid, node.gid))
+        for path, number, _, uid, gid in walk(self.image):
+            self.owners.setdefault(number, Owner(path, uid, gid))
 
     def map_ids(self, uids: Sequence[IdMap], gids: Sequence[IdMap]) -> None:
         """Map all ids asked for so far."""
+        if not uids and not gids:
+            return
         for number, owner in self.owners.items():
             self.owners[number] = owner._replace(uid=mapped(owner.uid, uids), gid=mapped(owner.gid, gids))
 
@@ -138,7 +141,9 @@ class Wanted:
 
         Raises BadInput if another name of it has asked for something else.
         """
-        self.refuse_conflict(self.owners.setdefault(number, owner), owner)
+        other = self.owners.setdefault(number, owner)
+        if other is not owner:
+            self.refuse_conflict(other, owner)
 
     def refuse_conflict(self, one: Owner, other: Owner) -> None:
         """Raise BadInput if two owners of one inode differ."""
@@ -153,9 +158,9 @@ class Wanted:
         found: list[Difference] = []
         for number, owner in self.owners.items():
             state = self.image.owner(number)
-            difference = Difference(number, state, owner)
-            if state != (difference.mode, owner.uid, owner.gid):
-                found.append(difference)
+            mode, uid, gid = state
+            if uid != owner.uid or gid != owner.gid or owner.mode not in (None, mode & 0o7777):
+                found.append(Difference(number, state, owner))
         return sorted(found, key=lambda difference: tree.order(difference.owner.path))
 
 

@@ -20,19 +20,20 @@ def entries(image: Image, number: int) -> list[Entry]:
     found: list[Entry] = []
     first_names: dict[int, bytes] = {}
     claimed = 0
-    for node in sorted(walk(image, number), key=lambda node: tree.order(node.path)):
-        kind = image.kind_of(node.mode)
+    for node in sorted(walk(image, number), key=lambda node: tree.order(node[0])):
+        path, inode_number, mode = node[:3]
+        kind = image.kind_of(mode)
         if kind in ("socket", "unknown"):
-            console.warning(f"left out {quoted(node.path)}: a {kind} has no place in a tree")
-        elif not node.is_folder and node.number in first_names:
-            found.append(_hardlink(node.path, first_names[node.number]))
+            console.warning(f"left out {quoted(path)}: a {kind} has no place in a tree")
+        elif kind != "dir" and inode_number in first_names:
+            found.append(_hardlink(path, first_names[inode_number]))
         else:
-            first_names[node.number] = node.path
+            first_names[inode_number] = path
             found.append(_entry(image, node, kind))
             claimed += sum(length for _, _, length in found[-1].segments or ())
             # Files that share blocks could make a seed of exabytes out of a small image.
             if claimed > image.geometry.blocks * image.geometry.block_size:
-                raise image.broken(f"{quoted(node.path)} shares blocks with other files")
+                raise image.broken(f"{quoted(path)} shares blocks with other files")
     return found
 
 
@@ -43,15 +44,16 @@ def _hardlink(path: bytes, first: bytes) -> Entry:
 
 
 def _entry(image: Image, node: Node, kind: str) -> Entry:
-    inode = image.inode(node.number)
-    refuse_encrypted(image, node.path, inode)
-    entry = tree.new_entry(node.path, kind)
-    entry.mode = f"{node.mode & 0o7777:04o}"
-    entry.uid, entry.gid, entry.mtime = node.uid, node.gid, inode.mtime
+    path, number, mode, uid, gid = node
+    inode = image.inode(number)
+    refuse_encrypted(image, path, inode)
+    entry = tree.new_entry(path, kind)
+    entry.mode = f"{mode & 0o7777:04o}"
+    entry.uid, entry.gid, entry.mtime = uid, gid, inode.mtime
     try:
         _fill(image, inode, entry)
     except errors.BadInput as error:
-        raise errors.BadInput(f"{quoted(node.path)}: {error.message}", error.hint) from error
+        raise errors.BadInput(f"{quoted(path)}: {error.message}", error.hint) from error
     return entry
 
 

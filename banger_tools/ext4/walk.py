@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from banger_tools import errors
 from banger_tools.ext4 import structures as s
-from banger_tools.ext4.image import Image, Name
+from banger_tools.ext4.image import Image
 from banger_tools.ext4.structures import Inode
 from banger_tools.tree import MAX_PATH
 
-
-class Node(NamedTuple):
-    """A name in an image: its path below where the walk began, and number, mode, owner and group of its inode."""
-
-    path: bytes
-    number: int
-    mode: int
-    uid: int
-    gid: int
-
-    @property
-    def is_folder(self) -> bool:
-        return self.mode & s.S_IFMT == s.S_IFDIR
+# A name in an image: its path below where the walk began, and number, i_mode, i_uid and i_gid of its inode
+Node = tuple[bytes, int, int, int, int]
 
 
 def walk(image: Image, number: int = s.ROOT_INO) -> Iterator[Node]:
@@ -31,32 +19,39 @@ def walk(image: Image, number: int = s.ROOT_INO) -> Iterator[Node]:
 
     Raises BadInput if the image is damaged, or holds an encrypted folder.
     """
-    yield Node(b"/", number, *image.owner(number))
-    seen = {number}
+    owner, seen = image.owner, {number}
     pending = [(b"", number)]
+    yield (b"/", number, *owner(number))
     while pending:
         path, folder = pending.pop()
-        for name, child in _names(image, path, folder):
-            node = Node(path + b"/" + name, child, *image.owner(child))
-            if not node.mode & s.S_IFMT:
-                raise image.broken(f"{quoted(node.path)} names an inode that is not in use")
-            yield node
-            if node.is_folder:
+        prefix = path + b"/"
+        for name, child in _names(image, path, folder).items():
+            mode, uid, gid = owner(child)
+            yield prefix + name, child, mode, uid, gid
+            kind = mode & s.S_IFMT
+            if kind == s.S_IFDIR:
                 if child in seen:
-                    raise image.broken(f"the folder {quoted(node.path)} has more than one name")
+                    raise image.broken(f"the folder {quoted(prefix + name)} has more than one name")
                 seen.add(child)
-                pending.append((node.path, child))
+                pending.append((prefix + name, child))
+            elif not kind:
+                raise image.broken(f"{quoted(prefix + name)} names an inode that is not in use")
 
 
-def _names(image: Image, path: bytes, folder: int) -> list[Name]:
+def _names(image: Image, path: bytes, folder: int) -> dict[bytes, int]:
+    """Return the names in a folder, each of which is possible and there once."""
     inode = image.inode(folder)
     refuse_encrypted(image, path or b"/", inode)
-    found = list(image.names(inode))
-    if len({name.name for name in found}) != len(found):
+    entries = list(image.names(inode))
+    names = dict(entries)
+    if len(names) != len(entries):
         raise image.broken(f"the folder {quoted(path or b'/')} has a name twice")
-    if found and len(path) + 1 + max(len(name.name) for name in found) > MAX_PATH:
+    everything = b"".join(names)
+    if b"" in names or b"/" in everything or b"\0" in everything:
+        raise image.broken(f"the folder {quoted(path or b'/')} holds an impossible name")
+    if names and len(path) + 1 + max(map(len, names)) > MAX_PATH:
         raise errors.BadInput(f"'{image.path}' has folders so deep that a path has more than {MAX_PATH} bytes")
-    return found
+    return names
 
 
 def refuse_encrypted(image: Image, path: bytes, inode: Inode) -> None:
