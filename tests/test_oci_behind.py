@@ -12,60 +12,73 @@ from banger_tools.oci.behind import PENDING, Behind
 
 def test_all_pieces_are_worked_on_in_order() -> None:
     seen: list[bytes] = []
-    behind = Behind(seen.append)
     pieces = [b"%d" % number for number in range(1000)]
-    for piece in pieces:
-        behind.put(piece)
-    behind.finish()
+    with Behind() as behind:
+        for piece in pieces:
+            behind.put(seen.append, piece)
     assert seen == pieces
+
+
+def test_settling_waits_for_what_was_put() -> None:
+    seen: list[bytes] = []
+
+    def slowly(piece: bytes) -> None:
+        time.sleep(0.01)
+        seen.append(piece)
+
+    with Behind() as behind:
+        for piece in (b"1", b"2", b"3"):
+            behind.put(slowly, piece)
+        behind.settle()
+        assert seen == [b"1", b"2", b"3"]
 
 
 def test_error_comes_up_and_the_maker_is_not_blocked() -> None:
     def fail(_: bytes) -> None:
         raise OSError(28, "full")
 
-    behind = Behind(fail)
-    with pytest.raises(OSError, match="full"):
+    with pytest.raises(OSError, match="full"), Behind() as behind:
         for _ in range(10 * PENDING):
-            behind.put(b"x")
-        behind.finish()
-    behind.abandon()
+            behind.put(fail, b"x")
 
 
-def test_error_of_the_last_piece_comes_up_at_the_end() -> None:
+@pytest.mark.parametrize("settle", [True, False])
+def test_error_of_the_last_piece_comes_up_at_the_end(settle: bool) -> None:
     def fail(piece: bytes) -> None:
         time.sleep(0.05)
         raise ValueError(piece)
 
-    behind = Behind(fail)
-    behind.put(b"last")
-    with pytest.raises(ValueError, match="last"):
-        behind.finish()
+    with pytest.raises(ValueError, match="last"), Behind() as behind:
+        behind.put(fail, b"last")
+        if settle:
+            behind.settle()
 
 
 def test_only_a_bounded_number_of_pieces_waits() -> None:
     release = threading.Event()
-    behind = Behind(lambda _: release.wait(10))
     made = []
+    with Behind() as behind:
 
-    def make() -> None:
-        for number in range(3 * PENDING):
-            behind.put(b"x")
-            made.append(number)
+        def make() -> None:
+            for number in range(3 * PENDING):
+                behind.put(lambda _: release.wait(10), b"x")
+                made.append(number)
 
-    maker = threading.Thread(target=make)
-    maker.start()
-    time.sleep(0.2)
-    assert len(made) <= PENDING + 1
-    release.set()
-    maker.join(10)
-    behind.finish()
+        maker = threading.Thread(target=make)
+        maker.start()
+        time.sleep(0.2)
+        assert len(made) <= PENDING + 1
+        release.set()
+        maker.join(10)
     assert len(made) == 3 * PENDING
 
 
-def test_abandoning_ends_the_thread() -> None:
+def test_an_error_of_the_maker_ends_the_thread_and_comes_up_alone() -> None:
+    def fail(_: bytes) -> None:
+        raise ValueError
+
     before = threading.active_count()
-    behind = Behind(lambda _: None)
-    behind.put(b"x")
-    behind.abandon()
+    with pytest.raises(KeyError), Behind() as behind:
+        behind.put(fail, b"x")
+        raise KeyError
     assert threading.active_count() == before

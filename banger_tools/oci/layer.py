@@ -11,7 +11,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, NamedTuple, Protocol, Self
+from typing import IO, NamedTuple, Protocol
 
 from banger_tools import console, errors, identify, manifest, sizes
 from banger_tools.oci import compression, limits
@@ -46,33 +46,21 @@ class Task(NamedTuple):
 
 
 class Tar:
-    """The plain tar of a layer while it is written: hashed, and held against the limits.
+    """The plain tar of a layer while it is written, behind: hashed, and held against the limits."""
 
-    Hashing and writing go on behind; `diff_id` stands when the context has been left.
-    """
-
-    def __init__(self, file: IO[bytes], layer_limit: int, what: str, like: str | None = None) -> None:
+    def __init__(self, file: IO[bytes], behind: Behind, layer_limit: int, what: str, like: str | None) -> None:
         self._file = file
+        self._behind = behind
         self._limit = layer_limit
         self._what = what
         self._hasher = digests.hasher(like)
         self._head = b""
         self.size = 0
         self.blob_bytes = 0
-        self._behind = Behind(self._take)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._behind.finish()
-        else:
-            self._behind.abandon()
 
     @property
     def diff_id(self) -> str:
-        """The digest of what was written."""
+        """The digest of what was written; it stands when the work behind has been done."""
         return digests.text(self._hasher)
 
     def write(self, data: bytes) -> None:
@@ -89,11 +77,11 @@ class Tar:
             raise errors.BadInput(f"{self._what} is a bomb: {self.blob_bytes} bytes grow to more than {self.size}")
         if len(self._head) < compression.HEAD:
             self._look_at(data)
-        self._behind.put(data)
+        self._behind.put(self._take, data)
 
     def _take(self, data: bytes) -> None:
         self._hasher.update(data)
-        self._file.write(data)
+        _write_all(self._file, data)
 
     def _look_at(self, data: bytes) -> None:
         self._head += data[: compression.HEAD - len(self._head)]
@@ -141,7 +129,7 @@ def _make(task: Task, blob: Blob, diff_id: str | None, what: str) -> tuple[str, 
         if size is not None and diff_id is not None:
             task.total.update(blob.size or 0)
             return diff_id, size
-        with console.progress(what, blob.size) as bar:
+        with console.progress(what, blob.size, digest=key, cached=False) as bar:
             show = _shown(task, bar)
             if blob.digest is None or not task.source.remote:
                 return unpack(task, show(task.source.chunks(blob, 0, task.cancel)), blob, diff_id, what)
@@ -224,9 +212,10 @@ def unpack(task: Task, chunks: Iterable[bytes], blob: Blob, diff_id: str | None,
     name = "-".join(digests.split(blob.digest or diff_id or f"stream:{secrets.token_hex(8)}")) + ".tar"
     temporary = task.cache.partial / name
     try:
-        with open(temporary, "wb") as file:
-            with Tar(file, task.limits.layer, what, diff_id) as tar:
-                _pour(task.cancel, chunks, blob, tar, what)
+        with open(temporary, "wb", buffering=0) as file:
+            with Behind() as behind:
+                tar = Tar(file, behind, task.limits.layer, what, diff_id)
+                _pour(task.cancel, chunks, blob, tar, behind, what)
         if diff_id is not None and tar.diff_id != diff_id:
             raise errors.BadInput(f"{what}: its tar must have the diff_id {diff_id}, and has {tar.diff_id}")
         task.cache.keep_layer(temporary, tar.diff_id)
@@ -238,7 +227,7 @@ def unpack(task: Task, chunks: Iterable[bytes], blob: Blob, diff_id: str | None,
             temporary.unlink()
 
 
-def _pour(cancel: Cancel, chunks: Iterable[bytes], blob: Blob, tar: Tar, what: str) -> None:
+def _pour(cancel: Cancel, chunks: Iterable[bytes], blob: Blob, tar: Tar, behind: Behind, what: str) -> None:
     """Decompress all chunks into the tar, checking the blob's size and digest.
 
     Damage found by the decompressor is reported only if the digest is right: otherwise the digest is the better
@@ -248,9 +237,10 @@ def _pour(cancel: Cancel, chunks: Iterable[bytes], blob: Blob, tar: Tar, what: s
     stream = _Stream(tar, what)
     for chunk in chunks:
         cancel.check()
-        hasher.update(chunk)
+        behind.put(hasher.update, chunk)
         tar.blob_bytes += len(chunk)
         stream.feed(chunk)
+    behind.settle()
     if blob.size is not None and tar.blob_bytes != blob.size:
         raise digests.Mismatch(f"{what} must have {blob.size} bytes, and has {tar.blob_bytes}")
     if blob.digest is not None and digests.text(hasher) != blob.digest:
