@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 QUIET, NORMAL, STEPS, COMMANDS = -1, 0, 1, 2
@@ -119,8 +119,8 @@ class _Silent:
 class _JsonLines:
     """Progress as one JSON object a line, at most ten a second."""
 
-    def __init__(self, what: str, total: int | None, unit: str) -> None:
-        self.fields = {"program": _settings.program, "what": what, "total": total, "unit": unit}
+    def __init__(self, what: str, total: int | None, unit: str, more: Mapping[str, object]) -> None:
+        self.fields = {**more, "program": _settings.program, "what": what, "total": total, "unit": unit}
         self.done = 0
         self.last = 0.0
 
@@ -144,10 +144,10 @@ def shows_bars() -> bool:
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int | None = None, unit: str = "B") -> Iterator[Progress]:
-    """Show the progress of one task; update() the result with amounts done, in `unit`."""
+def progress(what: str, total: int | None = None, unit: str = "B", **more: object) -> Iterator[Progress]:
+    """Show the progress of one task; update() the result with amounts done, in `unit`. Machines are told `more`."""
     if _settings.progress == "json":
-        lines = _JsonLines(what, total, unit)
+        lines = _JsonLines(what, total, unit, more)
         yield lines
         lines.write(finished=True)
     elif shows_bars():
@@ -159,6 +159,14 @@ def progress(what: str, total: int | None = None, unit: str = "B") -> Iterator[P
             yield bar
     else:
         yield _Silent()
+
+
+def done_already(what: str, total: int, unit: str = "B", **more: object) -> None:
+    """Tell machines of a task that needs nothing to be done."""
+    if _settings.progress == "json":
+        lines = _JsonLines(what, total, unit, more)
+        lines.done = total
+        lines.write(finished=True)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from tests import support
 
 OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
 class Process(NamedTuple):
@@ -41,12 +42,12 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def serve(folder: Path, extra: str = "", *, scheme: str = "http") -> Iterator[Process]:
-    """Run a docker-registry; `extra` goes into the http section of its configuration."""
+def serve(folder: Path, extra: str = "", *, address: str = "127.0.0.1") -> Iterator[Process]:
+    """Run a docker-registry; `extra` follows the http section of its configuration, or goes on with it."""
     support.need("docker-registry")
     root = folder / "registry"
     root.mkdir(parents=True, exist_ok=True)
-    host = f"127.0.0.1:{free_port()}"
+    host = f"{address}:{free_port()}"
     config = folder / "registry.yml"
     config.write_text(
         f"version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n"
@@ -69,7 +70,7 @@ def _wait_for(host: str, worker: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         assert worker.poll() is None, "docker-registry ended"
-        with contextlib.suppress(OSError), socket.create_connection((address, int(port)), 1):
+        with contextlib.suppress(OSError), socket.create_connection((address.strip("[]"), int(port)), 1):
             return
         time.sleep(0.05)
     raise AssertionError("docker-registry does not listen")
@@ -207,6 +208,15 @@ class Proxy(http.server.BaseHTTPRequestHandler):
         with contextlib.suppress(OSError):
             self.wfile.write(body)
 
+    def raw(self, *pieces: bytes, pause: float = 0.0) -> None:
+        """Send bytes as they are, with pauses between them, and close the connection."""
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            for piece in pieces:
+                self.wfile.write(piece)
+                self.wfile.flush()
+                time.sleep(pause)
+
     def log_message(self, *_: object) -> None:
         pass
 
@@ -230,13 +240,54 @@ def faulty(upstream: str, meddle: Handler) -> Iterator[Faulty]:
     kind = type("Meddler", (Proxy,), {"upstream": upstream, "meddle": staticmethod(meddle), "seen": seen})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield Faulty(f"127.0.0.1:{server.server_address[1]}", seen)
     finally:
         server.shutdown()
         server.server_close()
+
+
+def nothing(_request: Proxy) -> bool:
+    """Meddle with nothing."""
+    return False
+
+
+def static(answers: dict[str, tuple[str, bytes]]) -> Handler:
+    """Return a handler that is a registry by itself: what it has by path, each with its media type; ranges work."""
+
+    def answer(request: Proxy) -> bool:
+        path = request.path.partition("?")[0]
+        if path not in answers:
+            request.answer(404, {"Docker-Distribution-Api-Version": "registry/2.0"}, b"{}")
+            return True
+        media_type, data = answers[path]
+        start = int(request.headers.get("Range", "bytes=0-")[6:].rstrip("-"))
+        headers = {"Content-Type": media_type}
+        if start >= len(data) > 0:
+            request.answer(416, {"Content-Range": f"bytes */{len(data)}"}, b"")
+            return True
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        request.answer(206 if start else 200, headers, data[start:])
+        return True
+
+    return answer
+
+
+def of_layout(layout: Path, repository: str, tag: str = "v1") -> dict[str, tuple[str, bytes]]:
+    """Return the answers of a registry that has the one image of a layout, for `static`."""
+    entry = json.loads((layout / "index.json").read_text())["manifests"][0]
+    answers = {}
+    for path in (layout / "blobs").glob("*/*"):
+        data, name = path.read_bytes(), f"{path.parent.name}:{path.name}"
+        kind = json.loads(data).get("mediaType", OCI_MANIFEST) if data.startswith(b"{") else "application/octet-stream"
+        answers[f"/v2/{repository}/blobs/{name}"] = ("application/octet-stream", data)
+        answers[f"/v2/{repository}/manifests/{name}"] = (kind, data)
+    found = answers[f"/v2/{repository}/manifests/{entry['digest']}"][1]
+    answers[f"/v2/{repository}/manifests/{tag}"] = (entry["mediaType"], found)
+    return answers
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:

@@ -135,108 +135,6 @@ def test_a_web_server_is_no_registry(server: Server, banger_home: Path, status: 
 # What networks and servers do. Each meddler answers some requests itself.
 
 
-def once_per_path(request: Proxy, counts: dict[str, int], times: int = 1) -> bool:
-    counts[request.path] = counts.get(request.path, 0) + 1
-    return counts[request.path] <= times
-
-
-@pytest.mark.parametrize("after", [0, 1, 1000, 70_000, 500_000, 1_500_000])
-def test_a_transfer_that_is_cut_goes_on_where_it_stopped(server: Server, banger_home: Path, after: int) -> None:
-    counts: dict[str, int] = {}
-
-    def meddle(request: Proxy) -> bool:
-        if not request.is_blob or not once_per_path(request, counts):
-            return False
-        status, headers, body = request.fetch()
-        request.answer(status, headers, body[: min(after, len(body) - 1)], length=len(body))
-        return True
-
-    with registry.faulty(server.host, meddle) as proxy:
-        assert right(fetch(f"{proxy.host}/team/app:v1"))
-        large = max(counts, key=lambda path: sum(seen[0] == path for seen in proxy.seen))
-        ranges = [headers.get("range") for path, headers in proxy.seen if path == large]
-        if after > 1000:
-            assert f"bytes={after}-" in [value for _, headers in proxy.seen if (value := headers.get("range"))]
-        assert len(ranges) == 2
-
-
-@pytest.mark.parametrize("trick", ["ignored", "garbled", "416"])
-def test_servers_that_cannot_do_ranges_are_put_up_with(server: Server, banger_home: Path, trick: str) -> None:
-    counts: dict[str, int] = {}
-
-    def meddle(request: Proxy) -> bool:
-        if not request.is_blob:
-            return False
-        ranged = request.headers.get("Range")
-        del request.headers["Range"]
-        status, headers, body = request.fetch()
-        if once_per_path(request, counts):
-            request.answer(status, headers, body[: len(body) // 2], length=len(body))
-        elif not ranged or trick == "ignored":
-            request.answer(200, headers, body)
-        elif trick == "garbled":
-            request.answer(
-                206, {**headers, "Content-Range": f"bytes {len(body) - 1}-{len(body)}/{len(body)}"}, body[-1:]
-            )
-        else:
-            request.answer(416, {}, b"")
-        return True
-
-    with registry.faulty(server.host, meddle) as proxy:
-        assert right(fetch(f"{proxy.host}/team/app:v1"))
-
-
-@pytest.mark.parametrize("status", [500, 503, 429])
-def test_a_server_that_recovers_is_waited_for(server: Server, banger_home: Path, status: int) -> None:
-    counts: dict[str, int] = {}
-
-    def meddle(request: Proxy) -> bool:
-        if not once_per_path(request, counts, 2 if request.is_blob else 1):
-            return False
-        request.answer(status, {"Retry-After": "0"}, b"")
-        return True
-
-    with registry.faulty(server.host, meddle) as proxy:
-        assert right(fetch(f"{proxy.host}/team/app:v1"))
-
-
-def test_a_server_that_stays_busy_is_a_matter_for_later(server: Server, banger_home: Path) -> None:
-    def meddle(request: Proxy) -> bool:
-        request.answer(429, {"Retry-After": "3600"}, b"")
-        return True
-
-    with registry.faulty(server.host, meddle) as proxy:
-        began = time.monotonic()
-        assert "3600 s" in refused(75, f"{proxy.host}/team/app:v1")
-        assert time.monotonic() - began < 10
-        assert len(proxy.seen) == 1
-
-
-def test_flipped_bytes_are_never_kept(server: Server, banger_home: Path) -> None:
-    def meddle(request: Proxy) -> bool:
-        status, headers, body = request.fetch()
-        if not request.is_blob or len(body) < 10_000:
-            return False
-        request.answer(status, headers, body[:5000] + bytes([body[5000] ^ 1]) + body[5001:])
-        return True
-
-    with registry.faulty(server.host, meddle) as proxy:
-        assert "digest" in refused(65, f"{proxy.host}/team/app:v1")
-        assert partial_bytes(banger_home) == 0
-    assert right(fetch(server.ref))
-
-
-def test_a_body_that_does_not_end_is_refused(server: Server, banger_home: Path) -> None:
-    def meddle(request: Proxy) -> bool:
-        status, headers, body = request.fetch()
-        request.answer(status, headers, body + bytes(100_000) if request.is_blob else body)
-        return True
-
-    with registry.faulty(server.host, meddle) as proxy:
-        refused(65, f"{proxy.host}/team/app:v1")
-        assert partial_bytes(banger_home) == 0
-
-
 def test_an_endless_manifest_is_refused(server: Server, banger_home: Path) -> None:
     def meddle(request: Proxy) -> bool:
         request.answer(200, {"Content-Type": "application/vnd.oci.image.manifest.v1+json"}, b" " * (6 << 20))
@@ -277,16 +175,6 @@ def test_a_redirect_to_another_host_does_not_carry_the_authorization(server: Ser
             assert right(fetch(f"{proxy.host}/team/app:v1", "--creds", "alice:secret"))
             assert any(headers.get("authorization") == token for _, headers in proxy.seen)
         assert storage.seen and all("authorization" not in headers for _, headers in storage.seen)
-
-
-def test_redirects_without_end_end(server: Server, banger_home: Path) -> None:
-    def meddle(request: Proxy) -> bool:
-        request.answer(302, {"Location": request.path}, b"")
-        return True
-
-    with registry.faulty(server.host, meddle) as proxy:
-        assert "without end" in refused(69, f"{proxy.host}/team/app:v1")
-        assert len(proxy.seen) < 20
 
 
 def test_a_bearer_token_is_asked_for_and_renewed_when_it_expires(server: Server, banger_home: Path) -> None:

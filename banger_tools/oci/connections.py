@@ -29,13 +29,17 @@ class Guard:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._steps: dict[int, tuple[socket.socket, float]] = {}
+        self._late: set[int] = set()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
     def step(self, connection: socket.socket | None) -> Iterator[None]:
-        """Do one step of a conversation: a header to be read, or some bytes of a body."""
+        """Do one step of a conversation: headers to be read, or some bytes of a body.
+
+        Raises TimeoutError in place of whatever the step raised when its connection was shut.
+        """
         if connection is None:
             yield
             return
@@ -46,6 +50,9 @@ class Guard:
             yield
         finally:
             del self._steps[thread]
+            if thread in self._late:
+                self._late.discard(thread)
+                raise TimeoutError("it took too long")
 
     def _start(self) -> None:
         if self._thread is None:
@@ -57,8 +64,9 @@ class Guard:
     def _watch(self) -> None:
         while not self._ended.wait(min(1.0, self._seconds / 4)):
             now = time.monotonic()
-            for connection, deadline in list(self._steps.values()):
+            for thread, (connection, deadline) in list(self._steps.items()):
                 if now > deadline:
+                    self._late.add(thread)
                     shut(connection)
 
     def end(self) -> None:

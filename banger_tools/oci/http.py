@@ -173,6 +173,8 @@ class Transport:
         except exceptions.HTTPError as error:
             self.cancel.check()  # a connection that we shut ourselves fails, too
             raise failures.sort(error, urlsplit(url).netloc or url) from error
+        except TimeoutError as error:
+            raise Busy(f"'{urlsplit(url).netloc or url}' has stopped sending") from error
 
     def patiently(self, what: str, act: Callable[[], T], attempts: int = ATTEMPTS) -> T:
         """Do something until it is not Busy any more, at most so many times.

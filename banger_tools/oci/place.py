@@ -133,9 +133,10 @@ def _fetch_from(task: Task, blob: Blob, diff_id: str | None, what: str) -> manif
     try:
         return layer.fetch(task, blob, diff_id, what)
     except digests.Mismatch as error:
-        if not isinstance(task.source, Place) or not task.source.may_do_better(blob):
+        source = task.source
+        if not isinstance(source, Place) or isinstance(error, resume.WrongSize) or not source.may_do_better(blob):
             raise
-        console.warning(f"{error.message}; '{task.source.host}' garbles ranges, so all of it is fetched once more")
+        console.warning(f"{error.message}; '{source.host}' garbles ranges, so all of it is fetched once more")
         return layer.fetch(task, blob, diff_id, what)
 
 

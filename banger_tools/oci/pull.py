@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import partial as bound
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 from banger_tools import console, errors, manifest, sizes
-from banger_tools.oci import container, layer, limits, local, place, reference, remote
+from banger_tools.oci import container, documents, layer, limits, local, place, reference, remote
+from banger_tools.oci import digest as digests
 from banger_tools.oci.cache import Cache
 from banger_tools.oci.cancel import Cancel, run_all
 from banger_tools.oci.documents import Blob, Image
@@ -47,6 +48,7 @@ def fetch(ref: reference.Reference, requested: str, cache: Cache, wants: Wants) 
     cache.prepare()
     cancel = Cancel()
     with open_image(ref, cache, wants, cancel) as (source, image):
+        _warn_of_platform(image, wants.platform, str(ref))
         layers = fetch_layers(source, image, cache, wants, cancel)
     config = image.config
     if "rootfs" not in config:
@@ -85,11 +87,13 @@ def fetch_layers(
 ) -> list[manifest.Layer]:
     """Bring all layers of an image into the cache, several at a time, and return them oldest first."""
     known = [blob.size or 0 for blob in image.layers]
+    _check_sizes(known, wants.limits)
+    _say_what_is_here(image, cache)
     with console.step(f"fetch {len(known)} layers"), console.progress("all layers", sum(known)) as total:
         task = layer.Task(cache, source, cancel, wants.limits, total, wants.thorough)
         with _places(source, wants.settings, cancel) as places:
             jobs = [
-                partial(place.fetch, task, places, blob, diff_id, _what(number, len(known), blob, diff_id))
+                bound(place.fetch, task, places, blob, diff_id, _what(number, len(known), blob, diff_id))
                 for number, (blob, diff_id) in enumerate(zip(image.layers, image.diff_ids, strict=True), 1)
             ]
             largest_first = sorted(range(len(jobs)), key=lambda index: -known[index])  # none is left for the end
@@ -97,6 +101,55 @@ def fetch_layers(
     layers = [one for _, one in sorted(zip(largest_first, done, strict=True), key=itemgetter(0))]
     _check_total(layers, wants.limits)
     return layers
+
+
+def _warn_of_platform(image: Image, wanted: manifest.Platform | None, subject: str) -> None:
+    own = documents.runnable(None)
+    if wanted is None and image.platform and image.platform.architecture not in {one.architecture for one in own}:
+        theirs, ours = documents.show_platform(image.platform), documents.show_platform(own[0])
+        console.warning(f"'{subject}' is for {theirs}, and this machine is {ours}")
+
+
+def _check_sizes(known: Sequence[int], bounds: limits.Limits) -> None:
+    """Raise BadInput for layers that are larger as they come than their tars may be: what is compressed grows little.
+
+    So nothing is asked of a registry that its disk, or ours, cannot hold.
+    """
+    for number, size in enumerate(known, 1):
+        if size > bounds.layer + bounds.layer // 8:
+            what = f"layer {number} of {len(known)} has {size} bytes"
+            raise errors.BadInput(f"{what}, more than {sizes.show(bounds.layer)}", "allow more with --max-layer")
+    if sum(known) > bounds.image + bounds.image // 8:
+        what = f"the layers have {sum(known)} bytes together"
+        raise errors.BadInput(f"{what}, more than {sizes.show(bounds.image)}", "allow more with --max-image")
+
+
+def _say_what_is_here(image: Image, cache: Cache) -> None:
+    """Tell people and machines which layers need no transfer; those are hashed only when they are used."""
+    here, left, count = 0, 0, len(image.layers)
+    for number, (blob, diff_id) in enumerate(zip(image.layers, image.diff_ids, strict=True), 1):
+        there = _arrived(cache, blob, diff_id)
+        left += (blob.size or 0) - there
+        if blob.size is not None and there == blob.size:
+            here += 1
+            what = _what(number, count, blob, diff_id)
+            console.done_already(what, blob.size, digest=blob.digest or diff_id, cached=True)
+    total = sum(blob.size or 0 for blob in image.layers)
+    if left < total:
+        text = f"{here} of {count} layers are here already, {sizes.show(left)} of {sizes.show(total)} to fetch"
+        (console.note if console.shows_bars() and left else console.detail)(text)
+
+
+def _arrived(cache: Cache, blob: Blob, diff_id: str | None) -> int:
+    """Return how many bytes of a layer are here: all if its tar or its blob is, else what an earlier run left."""
+    if diff_id is not None and cache.layer_path(diff_id).is_file():
+        return blob.size or 0
+    if blob.digest is None:
+        return 0
+    if cache.has_blob(blob.digest, blob.size):
+        return blob.size or 0
+    partial = cache.partial / "-".join(digests.split(blob.digest))
+    return min(partial.stat().st_size, blob.size or 0) if partial.is_file() else 0
 
 
 @contextlib.contextmanager

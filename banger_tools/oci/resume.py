@@ -36,6 +36,10 @@ class Body(NamedTuple):
     attempts: int = ATTEMPTS
 
 
+class WrongSize(digests.Mismatch):
+    """What a server has is of another size than it must be."""
+
+
 class _WrongRange(Busy):
     """A server that offers ranges garbles them: ask for everything instead."""
 
@@ -64,7 +68,7 @@ def _write_all(file: IO[bytes], data: bytes) -> None:
 def chunks(body: Body, start: int, *, ranged: bool = True) -> Iterator[bytes]:
     """Yield the bytes from `start` on; without a size, what one whole response holds.
 
-    Raises digest.Mismatch if the server has more or fewer of them than promised, Retry if it breaks again and again
+    Raises WrongSize if the server has more or fewer of them than promised, Retry if it breaks again and again
     without progress.
     """
     position, failures, reached = start, 0, start
@@ -102,23 +106,23 @@ def _once(body: Body, position: int, *, ranged: bool) -> Iterator[bytes]:
             piece = piece[dropped:]
             position += len(piece)
             if body.size is not None and position > body.size:
-                raise digests.Mismatch(f"{body.what} is longer than the {body.size} bytes that it must have")
+                raise WrongSize(f"{body.what} is longer than the {body.size} bytes that it must have")
             if piece:
                 yield piece
 
 
 def _check_total(body: Body, response: BaseHTTPResponse) -> None:
-    """Raise Mismatch if the server says that what it has is of another size: no number of attempts changes that.
+    """Raise WrongSize if the server says that what it has is of another size: no number of attempts changes that.
 
     A body that is announced shorter than it must be is left to the attempts: a proxy may have cut it.
     """
     if body.size is None:
         return
     if response.status == 200 and (response.length_remaining or 0) > body.size:
-        raise digests.Mismatch(f"{body.what} is longer than the {body.size} bytes that it must have")
+        raise WrongSize(f"{body.what} is longer than the {body.size} bytes that it must have")
     total = re.search(r"/(\d{1,19})$", response.headers.get("Content-Range", ""))
     if response.status in (206, 416) and total is not None and int(total[1]) != body.size:
-        raise digests.Mismatch(f"{body.what} must have {body.size} bytes, and '{body.host}' has {int(total[1])}")
+        raise WrongSize(f"{body.what} must have {body.size} bytes, and '{body.host}' has {int(total[1])}")
 
 
 def _bytes_to_skip(response: BaseHTTPResponse, position: int) -> int:

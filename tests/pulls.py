@@ -1,0 +1,71 @@
+"""What the tests of pulls share: an image of two layers in a real registry, bg-fetch as a program and as a function."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from banger_tools.oci import pull, reference
+from banger_tools.oci.cache import Cache
+from banger_tools.oci.http import Settings
+from tests import registry, support
+
+SMALL = registry.tar_of({"etc/motd": b"hello\n"})
+LARGE = registry.tar_of({"data": random.Random(11).randbytes(2_000_000)})
+
+
+class Server(NamedTuple):
+    """A registry with one image `team/app:v1` of two layers, and the layout that it was pushed from."""
+
+    host: str
+    root: Path
+    layout: Path
+
+    @property
+    def ref(self) -> str:
+        return f"{self.host}/team/app:v1"
+
+
+@contextlib.contextmanager
+def served(folder: Path, extra: str = "", **options: Any) -> Iterator[Server]:
+    """Run a registry that has the image; see registry.serve for the options."""
+    layout = registry.umoci_layout(folder, [SMALL, LARGE])
+    with registry.serve(folder, extra, **options) as running:
+        registry.push(layout, "v1", f"{running.host}/team/app:v1")
+        yield Server(running.host, running.root, layout)
+
+
+def fetch(*words: str | os.PathLike[str], **kwargs: Any) -> dict[str, Any]:
+    """Run bg-fetch, which must succeed, and return its manifest."""
+    return support.manifest_of(support.run_ok("bg-fetch", *words, **kwargs))
+
+
+def refused(status: int, *words: str | os.PathLike[str], **kwargs: Any) -> str:
+    """Run bg-fetch, which must end with a status and print nothing; return what it says."""
+    done = support.run("bg-fetch", *words, **kwargs)
+    said = done.stderr.decode()
+    assert done.returncode == status, said
+    assert not done.stdout and "Traceback" not in said
+    return said
+
+
+def fetch_here(ref: str, home: Path, **settings: Any) -> list[bytes]:
+    """Fetch in this process into the cache of a home, and return the layers' tars."""
+    settings.setdefault("plain_http", (ref.partition("/")[0],))
+    wants = pull.Wants(settings=Settings(**settings))
+    fetched = pull.fetch(reference.parse(ref), ref, Cache(home / "cache"), wants)
+    return [Path(layer.path).read_bytes() for layer in fetched.layers]
+
+
+def right(found: dict[str, Any]) -> bool:
+    """Tell whether a manifest's layers are those that umoci was given."""
+    return [Path(layer["path"]).read_bytes() for layer in found["layers"]] == [SMALL, LARGE]
+
+
+def partial_bytes(home: Path) -> int:
+    """Return the bytes of unfinished transfers."""
+    return sum(path.stat().st_size for path in (home / "cache" / "partial").iterdir())
