@@ -20,7 +20,7 @@ import pytest
 from banger_tools import __version__, docs, errors
 from tests.support import BIN, PROGRAMS, ROOT, cannot, environment, leftovers, run
 
-COMMANDS = ("image_list", "image_pull", "vm_run", "build", "doctor")
+COMMANDS = ("image_list", "image_pull", "vm_run", "cache_list", "cache_prune", "build", "doctor")
 MODULES = [*(name.removeprefix("bg-") for name in PROGRAMS), *(f"commands.{name}" for name in COMMANDS)]
 DOCOPT_062 = ROOT / ".venv" / "docopt-0.6.2"
 # What makes each program read a manifest from stdin; bg-fetch makes the first one and reads none.

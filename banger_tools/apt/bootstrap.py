@@ -11,13 +11,11 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-
-from banger_tools import console, errors, files, manifest, process
-from banger_tools.apt import hooks, mmdebstrap, releases, sources
+from banger_tools import console, errors, manifest, process
+from banger_tools.apt import hooks, mmdebstrap, records, releases, sources, workspace
+from banger_tools.apt.records import Record
 from banger_tools.oci import layer, reference
 from banger_tools.oci.cache import Cache
 from banger_tools.oci.cancel import Cancel
@@ -50,15 +48,6 @@ class Plan(NamedTuple):
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-class Record(msgspec.Struct):
-    """What was built for a plan: of which state of the archives, under which name, and the layer."""
-
-    state: str
-    epoch: int
-    name: str
-    layer: manifest.Layer
-
-
 def fetch(ref: reference.Apt, requested: str, cache: Cache, wants: Wants) -> tuple[str, Fetched]:
     """Return the friendly name and the one layer of a suite, built now or before.
 
@@ -66,8 +55,9 @@ def fetch(ref: reference.Apt, requested: str, cache: Cache, wants: Wants) -> tup
     """
     process.find("mmdebstrap")
     cache.prepare()
+    workspace.sweep(cache.partial)
     plan = make_plan(ref, _architecture(wants.platform))
-    record = _load(cache, plan, thorough=wants.thorough)
+    record = records.load(cache, plan.key, thorough=wants.thorough)
     if record is not None and wants.pull != "always":
         console.note(f"'{ref}' is of {_day(record.epoch)}, as made before")
         return record.name, _fetched(ref, requested, plan, record)
@@ -99,7 +89,7 @@ def why_not(ref: reference.Apt, distro: str | None, cache: Cache, *, offline: bo
         if not is_configured and (distro is None or distro != _os_release().get("ID")):
             return f"this host's apt has no source for '{ref.suite}'"
         plan = make_plan(ref, _architecture(None))
-        if offline and _load(cache, plan, thorough=False) is None:
+        if offline and records.load(cache, plan.key, thorough=False) is None:
             return "it was not made before, and going out is not allowed"
     except errors.BangerError as error:
         return error.message
@@ -134,10 +124,10 @@ def _build_once(ref: reference.Apt, plan: Plan, cache: Cache, wants: Wants, know
     if known is not None and known.state == state:
         return known
     with cache.claim(f"apt:{plan.key}", Cancel()):
-        record = _load(cache, plan, thorough=False)
+        record = records.load(cache, plan.key, thorough=False)
         if record is None or record.state != state:
             record = _build(ref, plan, cache, wants, own, state)
-            _store(cache, plan, record)
+            records.store(cache, plan.key, record)
         return record
 
 
@@ -155,12 +145,12 @@ def _build(ref: reference.Apt, plan: Plan, cache: Cache, wants: Wants, own: Sequ
     )
     console.note(f"making '{ref}' of packages; this takes a minute or so")
     name = reference.clean_name(f"{origin}-{ref.suite}" if origin else ref.suite)
-    return Record(state, epoch, name, _layer(order, cache, wants))
+    return Record(state, epoch, name, str(ref), _layer(order, cache, wants))
 
 
 def _layer(order: mmdebstrap.Order, cache: Cache, wants: Wants) -> manifest.Layer:
     with console.step("make the root filesystem of packages"), console.progress("packages") as bar:
-        task = layer.Task(cache, mmdebstrap.Output(order), Cancel(), wants.limits, bar)
+        task = layer.Task(cache, mmdebstrap.Output(order, cache.partial), Cancel(), wants.limits, bar)
         return layer.fetch(task, Blob(None, None, ""), None, "the new root filesystem")
 
 
@@ -181,27 +171,3 @@ def _fetched(ref: reference.Apt, requested: str, plan: Plan, record: Record) -> 
 
 def _day(epoch: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.gmtime(epoch))
-
-
-def _record_path(cache: Cache, plan: Plan) -> Path:
-    return cache.root / "apt" / f"{plan.key}.json"
-
-
-def _load(cache: Cache, plan: Plan, *, thorough: bool) -> Record | None:
-    """Return what was built for a plan, if its layer is still there and undamaged."""
-    try:
-        record = msgspec.json.decode(_record_path(cache, plan).read_bytes(), type=Record)
-    except (OSError, msgspec.DecodeError):
-        return None
-    size = cache.layer_size(record.layer.diff_id, thorough=thorough)
-    if size is None:
-        return None
-    path = str(cache.layer_path(record.layer.diff_id))  # the cache may have moved since
-    record.layer = msgspec.structs.replace(record.layer, path=path, tar_size=size)
-    return record
-
-
-def _store(cache: Cache, plan: Plan, record: Record) -> None:
-    path = _record_path(cache, plan)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_text(path, msgspec.json.encode(record).decode() + "\n", force=True)

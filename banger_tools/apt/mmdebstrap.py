@@ -10,20 +10,18 @@ import shlex
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from banger_tools import console, errors, process
-from banger_tools.apt import hooks
+from banger_tools.apt import hooks, workspace
 from banger_tools.apt.sources import Source
 from banger_tools.oci.cancel import Cancel
 from banger_tools.oci.documents import Blob
 
 PIECE = 1 << 20
 _PATIENCE = 15.0
-_REMOVALS = 10
 _SAID = 64 << 10
 _MIRROR_HOOK = Path("/usr/share/mmdebstrap/hooks/file-mirror-automount")
 
@@ -65,12 +63,13 @@ class Output:
 
     remote = False
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: Order, partial: Path) -> None:
         self.order = order
+        self.partial = partial
 
     def chunks(self, blob: Blob, start: int, cancel: Cancel) -> Iterator[bytes]:
         """Yield the tar while it is written; its end comes only if mmdebstrap succeeded."""
-        return run(self.order)
+        return run(self.order, self.partial)
 
 
 def check_user() -> None:
@@ -87,8 +86,8 @@ def check_user() -> None:
                 raise errors.Denied(f"'{names[0]}' has no ids of their own in '{file}'", hint)
 
 
-def run(order: Order) -> Iterator[bytes]:
-    """Run mmdebstrap and yield the tar that it writes.
+def run(order: Order, partial: Path) -> Iterator[bytes]:
+    """Run mmdebstrap and yield the tar that it writes; `partial` is for the note of its workspace.
 
     Raises what `explain` makes of its failure. However this ends, its processes and files are gone, too.
     """
@@ -97,8 +96,8 @@ def run(order: Order) -> Iterator[bytes]:
     keyrings = [path for source in order.sources for path in source.keyrings]
     settings = {**hooks.environment(keyrings), "SOURCE_DATE_EPOCH": str(order.epoch)}
     console.command(f"SOURCE_DATE_EPOCH={order.epoch} {shlex.join(command)}")
-    with _workspace() as workspace, tempfile.TemporaryFile() as said:
-        worker = _start(command, {**settings, "TMPDIR": workspace}, said)
+    with workspace.opened(partial) as place, tempfile.TemporaryFile() as said:
+        worker = _start(command, {**settings, "TMPDIR": str(place.folder)}, said, place.lock)
         assert worker.stdout is not None
         try:
             while data := worker.stdout.read(PIECE):
@@ -111,7 +110,7 @@ def run(order: Order) -> Iterator[bytes]:
             raise explain(process.Result(status, b"", _tail(said)))
 
 
-def _start(command: list[str], settings: dict[str, str], said: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start(command: list[str], settings: dict[str, str], said: IO[bytes], lock: int) -> subprocess.Popen[bytes]:
     """Start mmdebstrap in a session of its own, so that its processes are one group, and ^C reaches us alone."""
     return subprocess.Popen(
         [process.find(command[0]), *command[1:]],
@@ -122,6 +121,7 @@ def _start(command: list[str], settings: dict[str, str], said: IO[bytes]) -> sub
         cwd="/",  # the user of the namespace may not be able to enter ours
         umask=0o022,
         start_new_session=True,
+        pass_fds=[lock],
     )
 
 
@@ -139,30 +139,6 @@ def _end(worker: subprocess.Popen[bytes]) -> None:
 def _signal_group(worker: subprocess.Popen[bytes], number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(worker.pid, number)
-
-
-@contextlib.contextmanager
-def _workspace() -> Iterator[str]:
-    """Yield a folder for mmdebstrap's temporary files that is gone afterwards, whatever it left there."""
-    folder = tempfile.mkdtemp(prefix="banger-apt-")
-    try:
-        os.chmod(folder, 0o755)  # the users of a namespace must get through
-        yield folder
-    finally:
-        _clear(folder)
-
-
-def _clear(folder: str) -> None:
-    """Remove a workspace; never what is mounted in it."""
-    remove = ["rm", "-rf", "--one-file-system", "--"]
-    if os.geteuid() != 0:  # what belongs to other ids can be removed only from inside a namespace that maps them
-        inside = [os.path.join(folder, name) for name in os.listdir(folder)]
-        process.run(["mmdebstrap", "--unshare-helper", *remove, *inside], check=False)
-    for _ in range(_REMOVALS):
-        if process.run([*remove, folder], check=False).status == 0:
-            return
-        time.sleep(0.2)  # a process that is just being killed may still have added a file
-    console.warning(f"'{folder}' could not be removed")
 
 
 def _tail(said: IO[bytes]) -> bytes:

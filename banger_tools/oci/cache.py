@@ -34,6 +34,9 @@ REF_NAME = "org.opencontainers.image.ref.name"
 RESUMABLE = 7 * 86400
 """Seconds that a transfer which broke off is kept for somebody to go on with."""
 
+NOTE = "workspace-"
+"""How files on their way begin that say where a program works; who made one clears it away."""
+
 _LAYOUT = '{"imageLayoutVersion":"1.0.0"}'
 _PIECE = 1 << 20
 
@@ -68,8 +71,9 @@ class Cache:
         """Remove what programs that were killed left and nobody can go on with; only while nobody uses the cache."""
         with contextlib.suppress(OSError):
             for entry in os.scandir(self.partial):
-                old = time.time() - entry.stat(follow_symlinks=False).st_mtime > RESUMABLE
-                if is_leftover(entry.name) or (old and not entry.name.startswith("workspace-")):
+                found = entry.stat(follow_symlinks=False)
+                old = time.time() - found.st_mtime > RESUMABLE
+                if is_leftover(entry.name, found.st_size) or (old and not entry.name.startswith(NOTE)):
                     files.discard(Path(entry.path))
 
     # Blobs
@@ -210,9 +214,9 @@ class Cache:
             yield
 
 
-def is_leftover(name: str) -> bool:
-    """Tell from its name whether a file on its way is of no use to anybody but the program that made it."""
-    return name.endswith((".tar", ".tmp"))
+def is_leftover(name: str, size: int) -> bool:
+    """Tell whether a file on its way is of no use to anybody but the program that made it."""
+    return name.endswith((".tar", ".tmp")) or size == 0
 
 
 def _is_marker(path: Path) -> bool:
