@@ -24,14 +24,18 @@ _WORDS = {tag: word for (word, _), tag in _TAGS.items()}
 _BASIC = 3  # owner, group, other: what a mode says
 
 
-class Unclear(ValueError):
-    """The text is no ACL, or names somebody without an id."""
+class Malformed(ValueError):
+    """What should be an ACL is none."""
+
+
+class Nameless(ValueError):
+    """An ACL names somebody by a name alone, which only the machine that wrote it can turn into an id."""
 
 
 def from_text(text: str, which: str) -> bytes | None:
     """Return the value of the xattr for an ACL in text form; None if it says no more than a mode does.
 
-    Raises Unclear.
+    Raises Malformed or Nameless.
     """
     found = [_parse(part) for part in re.split(r"[,\n]", text) if part.split("#")[0].strip()]
     if not found or (which == "access" and len(found) <= _BASIC):
@@ -47,23 +51,41 @@ def _parse(text: str) -> tuple[int, int, int]:
     name, permissions = (fields + ["", ""])[:2]
     number = fields[2] if len(fields) > 2 else name
     tag = _TAGS.get((word, bool(name)))
-    if tag is None or not re.fullmatch(r"[rwx-]{1,3}", permissions) or (name and not number.isdecimal()):
-        raise Unclear(text)
+    if tag is None or not re.fullmatch(r"[rwx-]{1,3}", permissions):
+        raise Malformed(text)
+    if name and not number.isdecimal():
+        raise Nameless(name)
     bits = sum(bit for letter, bit in (("r", 4), ("w", 2), ("x", 1)) if letter in permissions)
     return tag, bits, int(number) if name else _NO_ID
+
+
+def entries(value: bytes) -> list[tuple[int, int, int]]:
+    """Return the entries of an ACL from the value of its xattr: tag, permissions, id.
+
+    Raises Malformed.
+    """
+    if len(value) < _VERSION.size or (len(value) - _VERSION.size) % _ENTRY.size or _VERSION.unpack_from(value)[0] != 2:
+        raise Malformed(value.hex())
+    found = list(_ENTRY.iter_unpack(value[_VERSION.size :]))
+    if not all(tag in _WORDS for tag, _, _ in found):
+        raise Malformed(value.hex())
+    return found
+
+
+def mode(before: int, value: bytes) -> int:
+    """Return what the kernel makes of a mode when the access ACL is set: the mask stands for the group."""
+    found = {tag: bits & 7 for tag, bits, _ in entries(value)}
+    group = found.get(_TAGS["mask", False], found.get(_TAGS["group", False], 0))
+    return before & ~0o777 | found.get(_TAGS["user", False], 0) << 6 | group << 3 | found.get(_TAGS["other", False], 0)
 
 
 def to_text(value: bytes) -> str:
     """Return an ACL in text form from the value of its xattr; ids stay numbers.
 
-    Raises Unclear if it is malformed.
+    Raises Malformed.
     """
-    if len(value) < _VERSION.size or (len(value) - _VERSION.size) % _ENTRY.size or _VERSION.unpack_from(value)[0] != 2:
-        raise Unclear("malformed")
     parts = []
-    for tag, bits, number in _ENTRY.iter_unpack(value[_VERSION.size :]):
-        if tag not in _WORDS:
-            raise Unclear("malformed")
+    for tag, bits, number in entries(value):
         named = str(number) if tag in (0x02, 0x08) else ""
         letters = "".join(letter if bits & bit else "-" for letter, bit in (("r", 4), ("w", 2), ("x", 1)))
         parts.append(f"{_WORDS[tag]}:{named}:{letters}")

@@ -4,7 +4,7 @@ Usage:
   bg-flatten [options] [--layer=PATH]... [--exclude=GLOB]... [INPUT]
 
 Arguments:
-  INPUT  A manifest with layers, or a root filesystem as a tar or a folder; the manifest comes from stdin without it.
+  INPUT  A manifest with layers, a tar, a folder, or a tree.jsonl; the manifest comes from stdin without it.
 
 Options:
   --layer=PATH             Put this tar or folder on top, as a layer; may be repeated, the last is the topmost.
@@ -30,8 +30,8 @@ Description:
   the tree names the files, which must not change while it is used; one that did is an error. An ordinary user's own
   files belong to root in the tree, as that user's namespace would show them; other owners are kept. Sockets, what other
   filesystems have mounted below, and labels of this machine (security.selinux, security.ima, security.evm) are left
-  out. In a folder or tar given by --layer, .wh.NAME hides NAME of the layers below; in a folder that is INPUT, it is a
-  name like any other.
+  out. In a folder or tar given by --layer, .wh.NAME hides NAME of the layers below; in a folder or tree that is INPUT,
+  it is a name like any other.
 
   GLOB is matched against paths of the merged tree, and of folders, as rsync does: * and ? match anything but a slash,
   ** slashes too, [a-z] one character, and \\ takes the next one as it is. One that begins with a slash must match the
@@ -50,6 +50,7 @@ Examples:
   $ bg-fetch alpine | bg-flatten --layer=overlay --exclude=/usr/share/doc --exclude='*.pyc' | bg-mkext4
   $ bg-flatten --tar=- rootfs.tar.gz | docker import - mine
   $ bg-flatten --dir=root -f < fetched.json && bg-mkext4 root | bg-chown --from=tree.jsonl
+  $ grep -v '"path":"/usr/share/doc/' tree.jsonl > small.jsonl && bg-flatten --tar=small.tar -o t.jsonl small.jsonl
   $ jq -r 'select(.type == "file") | [.size, .path] | @tsv' tree.jsonl | sort -n | tail
 
 Exit status:
@@ -155,16 +156,22 @@ def merge(options: Options) -> tuple[Manifest, Tree]:
     kind, path = stage.open_input(options.input)
     given = path is not None and kind != identify.MANIFEST
     if given and path is not None:
-        manifest, parts = Manifest(), [merging.part_of(path, kind, "a manifest, a tar or a folder")]
+        manifest, parts = Manifest(), [_given(path, kind)]
     else:
         manifest = stage.read_manifest(path)
         parts = merging.parts_of(manifest)
     for layer in options.layers:
         parts.append(merging.part_of(layer, identify.kind(layer), "a tar or a folder"))
-    merged = merging.merge(parts, options.rules, literal=given and kind == identify.FOLDER)
-    if given and path is not None:
+    merged = merging.merge(parts, options.rules, literal=given and kind in (identify.FOLDER, identify.TREE))
+    if given and path is not None and kind != identify.TREE:
         _describe(manifest, path, merged)
     return manifest, merged
+
+
+def _given(path: Path, kind: str) -> merging.Part:
+    if kind == identify.TREE:
+        return merging.Part(f"'{path}'", str(path), kind)
+    return merging.part_of(path, kind, "a manifest, a tar, a folder or a tree")
 
 
 def _describe(manifest: Manifest, path: Path, merged: Tree) -> None:

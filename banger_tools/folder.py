@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from banger_tools import console, errors, files, tree
@@ -169,6 +169,10 @@ class Scan:
             return None
         return {key: os.getxattr(path, key, follow_symlinks=False) for key in found} or None
 
+    def place(self, entry: Entry, number: int, source: int) -> None:
+        """Say in an entry that its data is in the file with a number, of the source which this folder is."""
+        entry.data, entry.origin = (source, 0), self.origins[number]
+
     def shown(self, path: bytes) -> str:
         return f"{self.path}/{os.fsdecode(path)}"
 
@@ -177,16 +181,6 @@ class Scan:
         named = ", ".join(f"'{self.shown(path)}'" for path in self.unreadable[:5])
         more = f" and {len(self.unreadable) - 5} more" if len(self.unreadable) > 5 else ""
         return errors.Denied(f"cannot read {named}{more}", "run as a user who may, or leave them out with --exclude")
-
-
-def locate(entries: Sequence[Entry], scans: dict[int, Scan]) -> None:
-    """Put the origins into entries whose data comes from folders, given by the number of their source."""
-    if not scans:
-        return
-    for entry in entries:
-        if entry.data is not None and entry.data[0] in scans:
-            source, number = entry.data
-            entry.origin, entry.data = scans[source].origins[number], (source, 0)
 
 
 class Opener:

@@ -12,22 +12,21 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from banger_tools import console, errors, identify, lease, stage
 
 if TYPE_CHECKING:
-    from banger_tools.folder import Scan
     from banger_tools.manifest import Manifest
     from banger_tools.tar import Member
-    from banger_tools.tree import SourceFile, Tree
+    from banger_tools.tree import Entry, SourceFile, Tree
 
 CHUNK = 1 << 20
 COMPRESSED = ("gzip", "zstd", "xz", "bzip2")
 
 
 class Part(NamedTuple):
-    """One thing to merge: a plain tar, or a folder. `label` is what errors say.
+    """One thing to merge: a plain tar, a folder, or a tree; `kind` is identify's word. `label` is what errors say.
 
     diff_id: what a tar must be, if it was said; `vouched` that it came with the image, so that a tar without an end
     marker is whole all the same.
@@ -35,9 +34,9 @@ class Part(NamedTuple):
 
     label: str
     path: str
+    kind: str = identify.TAR
     size: int | None = None
     diff_id: str | None = None
-    folder: bool = False
     vouched: bool = False
 
 
@@ -55,7 +54,7 @@ def parts_of(manifest: Manifest) -> list[Part]:
 
     vouched = not manifest.has("source") or manifest.get("source", Source).kind != "rootfs"
     return [
-        Part(f"layers[{number}]", layer.path, layer.tar_size, layer.diff_id, vouched=vouched)
+        Part(f"layers[{number}]", layer.path, identify.TAR, layer.tar_size, layer.diff_id, vouched)
         for number, layer in enumerate(manifest.layers())
     ]
 
@@ -66,12 +65,12 @@ def part_of(path: Path, kind: str, wanted: str) -> Part:
     Raises BadInput saying what is `wanted` for anything else.
     """
     if kind == identify.FOLDER:
-        return Part(f"'{path}'", str(path), folder=True)
+        return Part(f"'{path}'", str(path), kind)
     if kind in COMPRESSED:
         return _laid_out(path)
     if kind != identify.TAR:
         raise stage.wrong_input(path, kind, wanted)
-    return Part(f"'{path}'", str(path), path.stat().st_size)
+    return Part(f"'{path}'", str(path), kind, path.stat().st_size)
 
 
 def _laid_out(path: Path) -> Part:
@@ -81,7 +80,60 @@ def _laid_out(path: Path) -> Part:
 
     ref = reference.Rootfs(path)
     (layer,) = pull.fetch(ref, str(ref), Cache(locations.cache()), pull.Wants()).layers
-    return Part(f"'{path}'", layer.path, layer.tar_size, layer.diff_id)
+    return Part(f"'{path}'", layer.path, identify.TAR, layer.tar_size, layer.diff_id)
+
+
+class Reader(Protocol):
+    """What reads a part that is no tar: its members, whose offsets are numbers that `place` knows."""
+
+    def members(self) -> Iterator[Member]: ...
+
+    def place(self, entry: Entry, number: int, source: int) -> None:
+        """Say in an entry where its data is, if the sources of this part begin with `source`."""
+
+
+class Base:
+    """A tree that was made before, as the members of a part."""
+
+    def __init__(self, found: Tree) -> None:
+        self.found = found
+
+    def members(self) -> Iterator[Member]:
+        """Yield the entries as members, hardlinks after all else."""
+        later = []
+        for number, entry in enumerate(self.found.entries):
+            if entry.type == "hardlink":
+                later.append(entry)
+            else:
+                yield _member(entry, number)
+        for entry in later:
+            yield _member(entry, 0)
+
+    def place(self, entry: Entry, number: int, source: int) -> None:
+        """Give an entry the data of the one that it was."""
+        was = self.found.entries[number]
+        assert was.data is not None  # else the size is 0, and there is nothing to place
+        entry.data, entry.segments, entry.origin = (source + was.data[0], was.data[1]), was.segments, was.origin
+
+
+def _member(entry: Entry, number: int) -> Member:
+    from banger_tools import tar, tree
+
+    link = tree.target_bytes(entry)
+    return tar.Member(
+        tree.path_bytes(entry)[1:],
+        entry.type,
+        int(entry.mode, 8),
+        entry.uid,
+        entry.gid,
+        entry.mtime,
+        entry.size,
+        link[1:] if entry.type == "hardlink" else link,
+        entry.rdev,
+        tree.xattr_values(entry) or None,
+        number,
+        None,
+    )
 
 
 def merge(parts: Sequence[Part], rules: Rules, *, literal: bool = False) -> Tree:
@@ -90,36 +142,60 @@ def merge(parts: Sequence[Part], rules: Rules, *, literal: bool = False) -> Tree
     With `literal` the names in the first part are taken as they are: it has no whiteouts. Raises BadInput naming the
     part and the entry, NoInput or Denied for what cannot be read.
     """
-    from banger_tools import folder, layers, tree
+    from banger_tools import layers, tree
 
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(_opened(part)) for part in parts]
         pool = stack.enter_context(ThreadPoolExecutor(1))
         checks = [pool.submit(_digest, *pair, thorough=rules.thorough) for pair in zip(opened, parts, strict=True)]
         stack.callback(_cancel, checks)
-        scans = {n: folder.Scan(Path(part.path), rules.excluded) for n, part in enumerate(parts) if part.folder}
-        archives = [(part.label, _members(part, opened[n], scans.get(n))) for n, part in enumerate(parts)]
+        readers = {n: _reader(part, rules) for n, part in enumerate(parts) if part.kind != identify.TAR}
+        archives = [(part.label, _members(part, opened[n], readers.get(n))) for n, part in enumerate(parts)]
         with console.step("replayed the layers"):
             replay = layers.merge(archives, layers.Limits(entries=rules.entries), literal=literal)
             if rules.excluded is not None:
                 replay.exclude(rules.excluded)
             entries = replay.tree_entries()
-            folder.locate(entries, scans)
         with console.step("checked the diff_ids"):
-            sources = [_source(part, check.result()) for part, check in zip(parts, checks, strict=True)]
-    return tree.Tree(sources, entries)
+            digests = [check.result() for check in checks]
+    sources = [
+        _sources(part, digest, readers.get(n)) for n, (part, digest) in enumerate(zip(parts, digests, strict=True))
+    ]
+    if readers:
+        _place(entries, readers, [len(found) for found in sources])
+    return tree.Tree([source for found in sources for source in found], entries)
 
 
-def _members(part: Part, descriptor: int, scan: Scan | None) -> Iterator[Member]:
+def _reader(part: Part, rules: Rules) -> Reader:
+    from banger_tools import folder, tree
+
+    path = Path(part.path)
+    return Base(tree.read(path)) if part.kind == identify.TREE else folder.Scan(path, rules.excluded)
+
+
+def _members(part: Part, descriptor: int, reader: Reader | None) -> Iterator[Member]:
     from banger_tools import tar
 
-    return tar.members(descriptor, vouched=part.vouched) if scan is None else scan.members()
+    return tar.members(descriptor, vouched=part.vouched) if reader is None else reader.members()
+
+
+def _place(entries: Sequence[Entry], readers: dict[int, Reader], counts: Sequence[int]) -> None:
+    """Turn the numbers of parts in entries into those of sources, of which each part has so many."""
+    starts = [sum(counts[:number]) for number in range(len(counts))]
+    for entry in entries:
+        if entry.data is None:
+            continue
+        part, number = entry.data
+        if part in readers:
+            readers[part].place(entry, number, starts[part])
+        else:
+            entry.data = (starts[part], number)
 
 
 @contextlib.contextmanager
 def _opened(part: Part) -> Iterator[int]:
-    """Open a tar, which must have the size that is known of it; a folder is opened by its scan."""
-    if part.folder:
+    """Open a tar, which must have the size that is known of it; what else there is opens itself."""
+    if part.kind != identify.TAR:
         yield -1
         return
     if part.size is not None:
@@ -136,7 +212,7 @@ def _digest(descriptor: int, part: Part, *, thorough: bool) -> str | None:
     """Return the digest of a whole tar, or what its mark stands for; hashing leaves the interpreter free."""
     from banger_tools.oci import mark
 
-    if part.folder:
+    if part.kind != identify.TAR:
         return None
     if part.diff_id and not thorough and mark.stands(os.fstat(descriptor), part.diff_id):
         return part.diff_id
@@ -154,13 +230,16 @@ def _cancel(checks: Sequence[Future[str | None]]) -> None:
         check.cancel()
 
 
-def _source(part: Part, digest: str | None) -> SourceFile:
-    """Return a part as a source of data, after checking its digest."""
+def _sources(part: Part, digest: str | None, reader: Reader | None) -> list[SourceFile]:
+    """Return what a part has as sources of data, after checking its digest."""
     from banger_tools.tree import SourceFile
+
+    if isinstance(reader, Base):
+        return reader.found.sources
 
     if part.diff_id is not None and digest != part.diff_id:
         raise errors.BadInput(
             f"{part.label}: '{part.path}' is damaged: its digest is {digest}, and its diff_id {part.diff_id}",
             "remove that file and fetch the image again",
         )
-    return SourceFile(part.path, digest, part.size, part.folder)
+    return [SourceFile(part.path, digest, part.size, part.kind == identify.FOLDER)]

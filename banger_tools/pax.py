@@ -238,7 +238,7 @@ def _xattr_records(entry: Entry) -> Records:
 def _acl_record(which: str, value: bytes) -> Records:
     try:
         return [(b"SCHILY.acl." + which.encode(), acl.to_text(value).encode())]
-    except acl.Unclear:  # the xattr itself says what it is worth
+    except acl.Malformed:  # the xattr itself says what it is worth
         return []
 
 

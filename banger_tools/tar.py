@@ -17,7 +17,7 @@ from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 from zlib import adler32
 
-from banger_tools import errors
+from banger_tools import acl, console, errors
 
 BLOCK = 512
 MAX_ID = 2**32 - 2  # 2^32-1 means "no id" to the kernel
@@ -28,6 +28,8 @@ MAX_SIZE = 1 << 62
 FILE, DIR, SYMLINK, HARDLINK, CHAR, BLOCK_DEVICE, FIFO = "file", "dir", "symlink", "hardlink", "char", "block", "fifo"
 
 Segments = list[tuple[int, int, int]]  # (offset in the file, offset in the source, length)
+
+ACCESS = acl.XATTRS["access"]
 
 _HEADER = struct.Struct("100s8s8s8s12s12s8s1s100s8s32s32s8s8s155s12s")
 _ZEROS = bytes(BLOCK)
@@ -247,6 +249,8 @@ class _Reader:
         member = self.plain(fields, stored, data, position)
         changes = _overrides(records, extended, position)
         member = _checked(member._replace(**changes), position)  # type: ignore[arg-type]
+        if member.xattrs and ACCESS in member.xattrs:
+            member = _with_acl(member)
         if member.type == FILE and member.name.endswith(b"/"):
             member = member._replace(type=DIR, size=0)
         if member.type == FILE:
@@ -267,6 +271,8 @@ class _Reader:
         """Return a file member with its holes, if it is sparse in any of the four GNU ways."""
         start, length = member.offset, stored
         if fields[7] == b"S":
+            if fields[15][8:12] == b"tar\0":  # the map of star stands elsewhere than that of GNU
+                raise Corrupt(f"the entry at byte {position} is a sparse file of star, which is not supported")
             pairs, real = self.old_sparse(position)
             start += BLOCK * self.old_sparse_blocks
         elif records.get("GNU.sparse.major") == b"1":
@@ -394,7 +400,9 @@ def _overrides(records: dict[str, bytes], extended: _Extended, position: int) ->
             if value:  # an empty value means: as in the header
                 changes[field[0]] = field[1](value, position)
         elif key.startswith("SCHILY.xattr."):
-            xattrs[key.removeprefix("SCHILY.xattr.")] = value
+            xattrs[_unquoted(key.removeprefix("SCHILY.xattr."))] = value
+        elif key.startswith("SCHILY.acl."):
+            _add_acl(xattrs, key.removeprefix("SCHILY.acl."), value, position)
         elif key.startswith("LIBARCHIVE.xattr."):
             name = unquote_to_bytes(key.removeprefix("LIBARCHIVE.xattr.")).decode("utf-8", "surrogateescape")
             xattrs.setdefault(name, _base64(value, position))
@@ -404,6 +412,35 @@ def _overrides(records: dict[str, bytes], extended: _Extended, position: int) ->
     if xattrs:
         changes["xattrs"] = xattrs
     return changes
+
+
+def _unquoted(name: str) -> str:
+    """Return an xattr's name as it was before GNU tar quoted what would end a key."""
+    return name.replace("%3D", "=").replace("%25", "%") if "%" in name else name
+
+
+def _with_acl(member: Member) -> Member:
+    """Return a member whose mode is what setting its ACL leaves; some writers put other bits there."""
+    try:
+        return member._replace(mode=acl.mode(member.mode, (member.xattrs or {})[ACCESS]))
+    except acl.Malformed:  # whoever sets it will say so
+        return member
+
+
+def _add_acl(xattrs: dict[str, bytes], which: str, text: bytes, position: int) -> None:
+    """Take an ACL that star, GNU tar or bsdtar wrote as text, unless it is there as an xattr, too."""
+    name = acl.XATTRS.get(which)
+    if name is None:  # those of NFSv4 have no place in Linux
+        return
+    try:
+        value = acl.from_text(text.decode("utf-8", "replace"), which)
+    except acl.Nameless as name_alone:
+        console.warning(f"left out the ACL of the entry at byte {position}: it does not say who '{name_alone}' is")
+        return
+    except acl.Malformed as part:
+        raise Corrupt(f"the ACL of the entry at byte {position} is malformed: '{part}'") from None
+    if value is not None:
+        xattrs.setdefault(name, value)
 
 
 def _base64(value: bytes, position: int) -> bytes:
