@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple, Self
 import msgspec
 from msgspec import Struct
 
-from banger_tools import console, errors, files, identify, manifest, sizes
+from banger_tools import console, errors, files, identify, lease, manifest, sizes
 from banger_tools.catalog import archive
 from banger_tools.catalog.lookup import Found
 from banger_tools.ext4.image import opened
@@ -63,9 +63,9 @@ class Task(NamedTuple):
 
 
 class Unpacked(NamedTuple):
-    """A bundle whose image is laid out: the bytes of its manifest.json, and its digest."""
+    """A bundle whose image is laid out: its own manifest, and its digest."""
 
-    manifest: bytes
+    manifest: Manifest
     digest: str
 
 
@@ -77,7 +77,7 @@ class _Remembered(Struct, frozen=True):
     etag: str | None = None
 
 
-def fetch(ref: Bundle, size: int | None, wants: Wants, cache: Cache, image: Path) -> tuple[Manifest, str]:
+def fetch(ref: Bundle, size: int | None, wants: Wants, cache: Cache, image: Path) -> Unpacked:
     """Lay a bundle's image out at `image`, a name that nobody else uses; return its own manifest and its digest.
 
     `size` is that of the compressed bytes, if it is known. Raises BadInput for what is no bundle, or not the
@@ -86,10 +86,8 @@ def fetch(ref: Bundle, size: int | None, wants: Wants, cache: Cache, image: Path
     task = Task(ref, size, cache, wants, image, Cancel())
     with console.step(f"fetch {task.what}"):
         unpacked = _from_url(task) if ref.is_url else _from_file(task)
-    loaded = manifest.loads(unpacked.manifest, f"the '{archive.MANIFEST}' of {task.what}")
-    _check_platform(loaded, task)
-    _describe_image(loaded, task)
-    return loaded, unpacked.digest
+    _check_platform(unpacked.manifest, task)
+    return unpacked
 
 
 def is_cached(ref: Bundle, cache: Cache) -> bool:
@@ -156,7 +154,7 @@ def _cached(ref: Bundle, cache: Cache) -> Path | None:
     before = _remembered(ref, cache) if ref.digest is None else None
     digest = before.digest if before else ref.digest
     path = _path(digest, cache) if digest else None
-    return path if path is not None and path.is_file() else None
+    return path if path is not None and lease.use(path) is not None else None
 
 
 def _from_url(task: Task) -> Unpacked:
@@ -197,11 +195,14 @@ def _download(task: Task, transfer: _Transfer, part: Path) -> Unpacked:
     """Unpack what an earlier run left in the partial file and what is missing of it."""
     if task.ref.digest is None:
         os.truncate(part, 0)  # nobody can tell whether those bytes are of the same bundle
-    if part.stat().st_size:
-        with contextlib.suppress(digests.Mismatch):
-            return transfer.unpacked(part)
-        console.warning(f"{task.what}: what an earlier run left is damaged; fetching it anew")
-    return transfer.unpacked(part)
+    is_part = part.stat().st_size > 0
+    try:
+        return transfer.unpacked(part)
+    except digests.Mismatch as error:
+        if not is_part and not transfer.is_pieced:
+            raise
+        console.warning(f"{error.message}; fetching all of it anew")
+    return transfer.unpacked(part, ranged=False)
 
 
 class _Transfer:
@@ -211,17 +212,19 @@ class _Transfer:
         self._task = task
         self._transport = transport
         self._validator: tuple[str | None, str | None] | None = None
+        self.is_pieced = False
 
-    def unpacked(self, part: Path) -> Unpacked:
+    def unpacked(self, part: Path, *, ranged: bool = True) -> Unpacked:
         """Unpack what a partial file holds and the rest from the URL, and keep the whole in the cache.
 
-        Raises digest.Mismatch, and throws the partial file's bytes away, if they are wrong.
+        Not `ranged`, the server is not asked for parts, which some garble. Raises digest.Mismatch, and throws the
+        partial file's bytes away, if they are wrong.
         """
         task = self._task
         body = resume.Body(self._transport, self._get, task.ref.location, task.what, task.size)
         try:
             with console.progress(task.name, task.size) as bar:
-                chunks = resume.kept(part, task.size, partial(resume.chunks, body))
+                chunks = resume.kept(part, task.size, partial(resume.chunks, body, ranged=ranged))
                 found = _unpack(task, _shown(chunks, bar), task.ref.digest, task.size)
         except errors.BadInput:
             os.truncate(part, 0)  # wrong bytes must not be resumed from
@@ -231,6 +234,7 @@ class _Transfer:
 
     @contextlib.contextmanager
     def _get(self, headers: Mapping[str, str]) -> Iterator[BaseHTTPResponse]:
+        self.is_pieced = self.is_pieced or "Range" in headers
         with web.get(self._transport, self._task.ref.location, headers) as response:
             validator = (response.headers.get("ETag"), response.headers.get("Last-Modified"))
             if self._task.ref.digest is None and self._validator not in (None, validator) and response.status != 416:
@@ -241,8 +245,10 @@ class _Transfer:
     def _keep(self, part: Path, found: Unpacked) -> None:
         target = _path(found.digest, self._task.cache)
         target.parent.mkdir(parents=True, exist_ok=True)
-        files.sync_file(part)
-        files.place(part, target, force=True)
+        if not target.is_file():
+            files.discard(target)  # something else that came to stand there
+        files.place(part, target, force=True)  # not flushed to the disk: whoever reads it checks its digest
+        lease.use(target)
         if self._task.ref.digest is None:
             memory = _memory(self._task.ref, self._task.cache)
             memory.parent.mkdir(parents=True, exist_ok=True)
@@ -268,7 +274,7 @@ class _Transfer:
 
 
 def _unpack(task: Task, chunks: Iterable[bytes], digest: str | None, size: int | None = None) -> Unpacked:
-    """Lay a bundle's image out, checking the compressed bytes.
+    """Lay a bundle's image out, checking the compressed bytes and what is in them.
 
     Raises digest.Mismatch if they are not what they must be, BadInput for everything else that is wrong with them:
     if there is a digest only after it proved right, since otherwise the bytes and not the bundle are wrong.
@@ -287,9 +293,12 @@ def _unpack(task: Task, chunks: Iterable[bytes], digest: str | None, size: int |
                 raise digests.Mismatch(f"{task.what} must have {size} bytes, and has {stream.taken}")
             if digest not in (None, found):
                 raise digests.Mismatch(f"{task.what}: the digest must be {digest}, and is {found}")
-            return Unpacked(stream.finish(), found)
+            text = stream.finish()
     except OSError as error:
         raise errors.os_error(error, f"cannot write the image of {task.what}") from error
+    own = manifest.loads(text, f"the '{archive.MANIFEST}' of {task.what}")
+    _describe_image(own, task)
+    return Unpacked(own, found)
 
 
 class _Stream:
@@ -303,13 +312,13 @@ class _Stream:
         self._head = b""
         self._decompressor: compression.Decompressor | None = None
         self._wrong: errors.BadInput | None = None
-        self._behind = Behind(self._archive.write)
+        self._behind = Behind()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._behind.abandon()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._behind.__exit__(kind)
 
     def feed(self, chunk: bytes) -> None:
         """Take the next compressed bytes."""
@@ -317,7 +326,6 @@ class _Stream:
         if self._wrong is None:
             with self._noted():
                 self._feed(chunk)
-                self._check_growth()
 
     @contextlib.contextmanager
     def _noted(self) -> Iterator[None]:
@@ -329,20 +337,26 @@ class _Stream:
             self._wrong = error
 
     def _feed(self, chunk: bytes) -> None:
+        if self.taken > self._limit:
+            raise errors.BadInput(
+                f"{self._what} is larger than {sizes.show(self._limit)}", "allow more with --max-image"
+            )
         if self._decompressor is None:
             self._head += chunk
             if len(self._head) < _MAGIC:
                 return
             if identify.kind_of_bytes(self._head) != "zstd":
                 raise compression.Corrupt("it is not compressed with zstd")
-            self._decompressor = compression.open_stream(self._head, self._behind.put)
+            self._decompressor = compression.open_stream(self._head, self._take)
             chunk = self._head
         self._decompressor.feed(chunk)
 
-    def _check_growth(self) -> None:
-        """Raise BadInput for a bomb. Zeros cost no disk and do not count: images are full of them."""
-        if self.taken > self._limit:
-            raise errors.BadInput(f"{self._what} is larger than {sizes.show(self._limit)}", "see --max-image")
+    def _take(self, data: bytes) -> None:
+        """Pass the next bytes of the tar on.
+
+        Raises BadInput for a bomb. Zeros cost no disk and do not count: images are full of them.
+        """
+        self._behind.put(self._archive.write, data)
         written = self._archive.written
         if written > limits.RATIO_FROM and written > limits.RATIO * self.taken:
             raise errors.BadInput(f"{self._what} is a bomb: {self.taken} bytes grow to more than {written}")
@@ -361,7 +375,7 @@ class _Stream:
             if self._decompressor is None:
                 raise compression.Corrupt("it is empty")
             self._decompressor.finish()
-            self._behind.finish()
+            self._behind.settle()
             self._archive.finish()
         self.check()
         assert self._archive.manifest is not None
