@@ -8,6 +8,7 @@ Arguments:
 
 Options:
   --home=PATH              The folder to copy [default: /root].
+  --flatten-nested         Lift up what a folder of the home's own name in it holds, as in /root/root.
   -s SIZE, --size=SIZE     Size of the seed; by default what it needs and a quarter more, 64M at least.
   --require                Fail if the image has no such folder, or an empty one.
   @stage
@@ -16,19 +17,29 @@ Options:
 Description:
   A VM keeps /root on a work disk of its own, made from this seed and grown when the VM is made, so that its root disk
   can be replaced. Everything below the folder is copied exactly: links, owners, modes, times, extended attributes,
-  holes. The root of the seed belongs to 0:0 and has the mode of the folder. Nothing is mounted.
+  ACLs, devices, holes. The root of the seed belongs to 0:0, as sshd asks of a home, and has the mode of the folder.
+  A home that is a symlink is followed inside the image. Sockets are left out with a warning. Like every ext4 that
+  e2fsck is content with, the seed has a lost+found. Nothing is mounted, and the image is only read.
 
   Without the folder, or with an empty one, there is a warning, and the manifest's work_seed is null with the reason:
-  an image can be published without a seed, and /root of its VMs begins empty.
+  an image can be published without a seed, and /root of its VMs begins empty. With any error, too, the manifest of
+  the stage before can be published as it is.
+
+  Other tools have put the home itself, not what it holds, into a work disk: its VMs then have /root/root. With
+  --flatten-nested a folder in the home that has the name of the home is taken for that. What it holds is lifted up,
+  its mode becomes the seed's, and it goes; again, if there is one more in it. A folder that both have becomes one,
+  with owner, mode and times of the nested one; any other name that both have is an error, and nothing is lost. Such a
+  disk is itself an INPUT: with --home=/ and --flatten-nested it becomes a seed as it should have been.
 
 Examples:
   $ bg-inject < owned.json | bg-seed > seeded.json
   $ bg-seed --path -o home.ext4 --home=/home/me rootfs.ext4
+  $ bg-seed --path -o mended.ext4 --home=/ --flatten-nested work.ext4
 
 Exit status:
   0   done
   64  the command line is wrong, or the size too small
-  65  the input is not what it claims to be, or has no such folder (--require)
+  65  the input is not what it claims to be, has no such folder (--require), or a name twice (--flatten-nested)
   66  an input is missing or cannot be read
   69  mke2fs is not installed
   73  the seed exists already, or cannot be made
@@ -65,6 +76,7 @@ class Options(NamedTuple):
     home: str
     size: int | None
     require: bool
+    flatten_nested: bool
 
     @classmethod
     def from_arguments(cls, arguments: dict[str, Any]) -> Options:
@@ -78,6 +90,7 @@ class Options(NamedTuple):
             home,
             sizes.parse(size, "--size") if size else None,
             bool(arguments["--require"]),
+            bool(arguments["--flatten-nested"]),
         )
 
 
@@ -85,7 +98,21 @@ class NoHome(Exception):
     """There is nothing to copy; the message says why."""
 
 
-def home_tree(image: Image, home: str) -> Tree:
+def find_home(image: Image, home: str) -> int:
+    """Return the inode number of the home folder.
+
+    Raises NoHome if it is missing or no folder.
+    """
+    number = image.resolve(os.fsencode(home), follow=True)
+    if number is None:
+        dangling = image.lookup(os.fsencode(home)) is not None
+        raise NoHome(f"'{home}' of the image is a symlink to nowhere" if dangling else f"the image has no '{home}'")
+    if image.kind(image.inode(number)) != "dir":
+        raise NoHome(f"'{home}' of the image is no folder")
+    return number
+
+
+def home_tree(image: Image, options: Options) -> Tree:
     """Return the tree of the home folder, its root owned by 0:0.
 
     Raises NoHome if it is missing, no folder, or empty.
@@ -95,19 +122,21 @@ def home_tree(image: Image, home: str) -> Tree:
     from banger_tools.ext4 import subtree
     from banger_tools.tree import SourceFile, Tree
 
-    number = image.lookup(os.fsencode(home))
-    if number is None:
-        raise NoHome(f"the image has no '{home}'")
-    if image.kind(image.inode(number)) != "dir":
-        raise NoHome(f"'{home}' of the image is no folder")
-    entries = subtree.entries(image, number)
-    if len(entries) == 1:
-        raise NoHome(f"'{home}' of the image is empty")
+    entries = subtree.entries(image, find_home(image, options.home))
+    if options.flatten_nested:
+        entries = subtree.without_nested(entries, nested_name(options.home))
+    if all(entry.path in ("/", "/lost+found") for entry in entries):
+        raise NoHome(f"'{options.home}' of the image is empty")
     # sshd's StrictModes wants the home to be root's own.
     entries[0].uid = entries[0].gid = 0
     source = SourceFile(str(image.path), size=os.fstat(image.descriptor).st_size)
     identity = hashlib.sha256(image.superblock.s_uuid + msgspec.json.encode(entries)).hexdigest()
     return Tree([source], entries, identity)
+
+
+def nested_name(home: str) -> bytes:
+    """Return the name that a nested home has: the last of the home's own, `root` for a whole work disk."""
+    return os.fsencode(os.path.basename(os.path.normpath(home)) or "root")
 
 
 def make(source: Path, artifact: Path, options: Options) -> tuple[Any, int]:
@@ -119,7 +148,7 @@ def make(source: Path, artifact: Path, options: Options) -> tuple[Any, int]:
     from banger_tools.ext4.image import opened
 
     with opened(source) as image:
-        tree = home_tree(image, options.home)
+        tree = home_tree(image, options)
     wanted = builder.Wanted(options.size, LABEL, least=LEAST_SIZE)
     with files.atomic(artifact, force=options.outputs.force) as temporary:
         return builder.build(temporary, tree, wanted), len(tree.entries)
@@ -142,7 +171,8 @@ def work(arguments: dict[str, Any]) -> None:
     from banger_tools.manifest import WorkSeed
 
     manifest.put("work_seed", WorkSeed(str(artifact), built.size, built.uuid, options.home, count))
-    manifest.record("bg-seed", {"home": options.home})
+    given = {"flatten-nested": True} if options.flatten_nested else {}
+    manifest.record("bg-seed", {"home": options.home, **given})
     stage.print_result(manifest, artifact, path_only=options.outputs.path_only)
 
 

@@ -76,7 +76,7 @@ _banger_about() {
       esac
       ;;
     bg-seed)
-      options='--home= --size= --require --directory= --output= --force --path --quiet --progress= --help --version -v' argument=file
+      options='--home= --flatten-nested --size= --require --directory= --output= --force --path --quiet --progress= --help --version -v' argument=file
       case $2 in
         --home) value='file' ;;
         -s | --size) value='any' ;;

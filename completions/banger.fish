@@ -92,6 +92,7 @@ complete -c bg-inject -s h -l help -d 'Show this help'
 complete -c bg-inject -l version -d 'Show the version'
 complete -c bg-seed -F
 complete -c bg-seed -l home -r -F -d 'The folder to copy'
+complete -c bg-seed -l flatten-nested -d 'Lift up what a folder of the home'"'"'s own name in it holds, as in /root/root'
 complete -c bg-seed -s s -l size -x -d 'Size of the seed; by default what it needs and a quarter more, 64M at least'
 complete -c bg-seed -l require -d 'Fail if the image has no such folder, or an empty one'
 complete -c bg-seed -s C -l directory -x -a '(__fish_complete_directories)' -d 'Folder of artifacts and temporary files'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 
 from banger_tools import console, errors, tree
 from banger_tools.ext4 import structures as s
@@ -82,3 +83,38 @@ def _rdev(inode: Inode) -> tuple[int, int]:
         return old >> 8 & 0xFF, old & 0xFF
     new = int.from_bytes(inode.i_block[4:8], "little")
     return new >> 8 & 0xFFF, new & 0xFF | new >> 12 & 0xFFF00
+
+
+def without_nested(found: Sequence[Entry], name: bytes) -> list[Entry]:
+    """Return a tree with what the folder `name` at its top holds lifted up, and that folder gone; again, if need be.
+
+    The root and folders that both have take the nested folder's place in all but the name. Raises BadInput for any
+    other name that both have.
+    """
+    by_path = {tree.path_bytes(entry): entry for entry in found}
+    nested = b"/" + name
+    while nested in by_path and by_path[nested].type == "dir":
+        by_path = _lifted(by_path, nested)
+    return [by_path[path] for path in sorted(by_path, key=tree.order)]
+
+
+def _lifted(by_path: dict[bytes, Entry], nested: bytes) -> dict[bytes, Entry]:
+    inside = nested + b"/"
+    kept = {path: entry for path, entry in by_path.items() if path != nested and not path.startswith(inside)}
+    for path, entry in by_path.items():
+        if path != nested and not path.startswith(inside):
+            continue
+        new_path = path[len(nested) :] or b"/"
+        other = kept.get(new_path)
+        if other is not None and not other.type == entry.type == "dir":
+            raise errors.BadInput(
+                f"{quoted(new_path)} and {quoted(path)} of the home are two: neither can take the other's place",
+                "remove or rename one of them, or do without --flatten-nested",
+            )
+        entry.path, entry.path_b64 = tree.text_of(new_path)
+        kept[new_path] = entry
+    for entry in kept.values():
+        target = tree.target_bytes(entry)
+        if entry.type == "hardlink" and target.startswith(inside):
+            entry.target, entry.target_b64 = tree.text_of(target[len(nested) :])
+    return kept
