@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,3 +69,14 @@ def right(found: dict[str, Any]) -> bool:
 def partial_bytes(home: Path) -> int:
     """Return the bytes of unfinished transfers."""
     return sum(path.stat().st_size for path in (home / "cache" / "partial").iterdir())
+
+
+def first_times(times: int) -> Callable[[str], bool]:
+    """Return what tells whether a path is asked for no more than so many times yet."""
+    counts: dict[str, int] = {}
+
+    def is_early(path: str) -> bool:
+        counts[path] = counts.get(path, 0) + 1
+        return counts[path] <= times
+
+    return is_early

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import tarfile
 import threading
@@ -24,6 +25,7 @@ from typing import Any, NamedTuple
 from tests import support
 
 OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
@@ -122,16 +124,17 @@ def push(layout: Path, tag: str, name: str, *options: str) -> None:
 class Image:
     """An OCI layout written byte by byte, for what no honest tool makes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, algorithm: str = "sha256") -> None:
         self.folder = folder
-        (folder / "blobs" / "sha256").mkdir(parents=True)
+        self.algorithm = algorithm
+        (folder / "blobs" / algorithm).mkdir(parents=True)
         (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
 
     def blob(self, data: bytes, media_type: str, **more: Any) -> dict[str, Any]:
         """Write a blob, and return its descriptor."""
-        name = digest(data)
-        (self.folder / "blobs" / "sha256" / name[7:]).write_bytes(data)
-        return {"mediaType": media_type, "digest": name, "size": len(data), **more}
+        name = hashlib.new(self.algorithm, data).hexdigest()
+        (self.folder / "blobs" / self.algorithm / name).write_bytes(data)
+        return {"mediaType": media_type, "digest": f"{self.algorithm}:{name}", "size": len(data), **more}
 
     def document(self, value: Any, media_type: str, **more: Any) -> dict[str, Any]:
         """Write a JSON document, and return its descriptor."""
@@ -142,14 +145,13 @@ class Image:
         layers: list[dict[str, Any]],
         diff_ids: list[str],
         *,
-        config_type: str = "application/vnd.oci.image.config.v1+json",
+        config_type: str = OCI_CONFIG,
         **config: Any,
     ) -> dict[str, Any]:
         """Write a manifest and its configuration, and return its descriptor."""
         fields = {"architecture": "amd64", "os": "linux", "config": {}, **config}
         described = self.document({**fields, "rootfs": {"type": "layers", "diff_ids": diff_ids}}, config_type)
-        media_type = "application/vnd.oci.image.manifest.v1+json"
-        return self.document({"schemaVersion": 2, "config": described, "layers": layers}, media_type)
+        return self.document({"schemaVersion": 2, "config": described, "layers": layers}, OCI_MANIFEST)
 
     def index(self, *entries: dict[str, Any]) -> Path:
         """Write the index.json, and return the layout's folder."""
@@ -183,6 +185,8 @@ class Proxy(http.server.BaseHTTPRequestHandler):
             return
         status, headers, body = self.fetch()
         self.answer(status, headers, body)
+
+    do_POST = do_GET
 
     def fetch(self) -> tuple[int, dict[str, str], bytes]:
         """Return what the registry answers."""
@@ -234,12 +238,14 @@ class Faulty(NamedTuple):
 
 
 @contextlib.contextmanager
-def faulty(upstream: str, meddle: Handler) -> Iterator[Faulty]:
+def faulty(upstream: str, meddle: Handler, tls: ssl.SSLContext | None = None) -> Iterator[Faulty]:
     """Run a proxy before a registry that meddles with some requests."""
     seen: list[tuple[str, dict[str, str]]] = []
     kind = type("Meddler", (Proxy,), {"upstream": upstream, "meddle": staticmethod(meddle), "seen": seen})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind)
     server.daemon_threads = True
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
@@ -265,6 +271,8 @@ def static(answers: dict[str, tuple[str, bytes]]) -> Handler:
         media_type, data = answers[path]
         start = int(request.headers.get("Range", "bytes=0-")[6:].rstrip("-"))
         headers = {"Content-Type": media_type}
+        names = [key.rpartition("/")[2] for key, (_, other) in answers.items() if other is data and ":" in key]
+        headers["Docker-Content-Digest"] = names[0]
         if start >= len(data) > 0:
             request.answer(416, {"Content-Range": f"bytes */{len(data)}"}, b"")
             return True
@@ -290,14 +298,30 @@ def of_layout(layout: Path, repository: str, tag: str = "v1") -> dict[str, tuple
     return answers
 
 
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """Make a self-signed certificate for 127.0.0.1, and return it with its key."""
-    support.need("openssl")
-    crt, key = folder / "tls.crt", folder / "tls.key"
-    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
-    words += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(crt)]
-    subprocess.run(words, check=True, capture_output=True, env=support.environment())
-    return crt, key
+class Authority:
+    """A certificate authority of our own; `file` is what clients are to trust."""
+
+    def __init__(self, folder: Path, name: str = "ca") -> None:
+        support.need("openssl")
+        self.folder = folder
+        self.file, self.key = folder / f"{name}.crt", folder / f"{name}.key"
+        self._openssl("req", "-x509", *self._new(self.key), "-days", "2", "-subj", f"/CN={name}", "-out", self.file)
+
+    def _openssl(self, *words: str | Path) -> None:
+        subprocess.run(["openssl", *words], check=True, capture_output=True, env=support.environment())
+
+    def _new(self, key: Path) -> list[str]:
+        return ["-newkey", "rsa:2048", "-nodes", "-keyout", str(key)]
+
+    def issue(self, name: str, names: str = "IP:127.0.0.1,IP:::1,DNS:localhost") -> tuple[Path, Path]:
+        """Return a certificate, for servers and clients, and its key."""
+        crt, key, request = (self.folder / f"{name}.{ending}" for ending in ("crt", "key", "csr"))
+        extensions = self.folder / f"{name}.ext"
+        extensions.write_text(f"subjectAltName={names}\nextendedKeyUsage=serverAuth,clientAuth\n")
+        self._openssl("req", *self._new(key), "-subj", f"/CN={name}", "-out", request)
+        signer: list[str | Path] = ["-CA", self.file, "-CAkey", self.key, "-CAcreateserial"]
+        self._openssl("x509", "-req", "-in", request, *signer, "-days", "2", "-extfile", extensions, "-out", crt)
+        return crt, key
 
 
 def htpasswd(folder: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
 import threading
 import time
@@ -15,11 +14,10 @@ import pytest
 from banger_tools import errors
 from banger_tools.oci import http
 from tests import pulls, registry
-from tests.pulls import Server, fetch, fetch_here, partial_bytes, refused, right
+from tests.pulls import Server, fetch, fetch_here, first_times, partial_bytes, refused, right
 from tests.registry import Proxy
 
 BODY = registry.tar_of({"data": random.Random(3).randbytes(600_000)})
-IMPATIENT = {"stall": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +39,6 @@ def single(server: Server, tmp_path_factory: pytest.TempPathFactory) -> tuple[st
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pulls in this process make short pauses."""
     monkeypatch.setattr(http, "FIRST_PAUSE", 0.001)
-
-
-def first_times(times: int) -> Callable[[str], bool]:
-    """Return what tells whether a path is asked for no more than so many times yet."""
-    counts: dict[str, int] = {}
-
-    def is_early(path: str) -> bool:
-        counts[path] = counts.get(path, 0) + 1
-        return counts[path] <= times
-
-    return is_early
 
 
 def cut(path: str, after: int, sent: list[int], is_early: Callable[[str], bool]) -> registry.Handler:
@@ -242,46 +229,6 @@ def test_a_server_that_stays_busy_is_a_matter_for_later(server: Server, banger_h
         assert len(proxy.seen) == 1
 
 
-def trickle(head: bytes, forever: bytes, stop: threading.Event) -> Iterator[bytes]:
-    """Yield a beginning, and then a little at a time without end."""
-    yield head
-    while not stop.is_set():
-        yield forever
-
-
-@pytest.mark.parametrize("what", ["status line", "headers", "body of a layer", "trailer of a document"])
-def test_a_server_that_sends_a_byte_now_and_then_is_dropped_and_asked_again(
-    server: Server, tmp_path: Path, hurried: None, what: str
-) -> None:
-    is_early, stop = first_times(1), threading.Event()
-    heads = {
-        "status line": (b"", b"H"),
-        "headers": (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"),
-        "body of a layer": (b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", b"\0"),
-        "trailer of a document": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n"),
-    }
-
-    def meddle(request: Proxy) -> bool:
-        _, _, body = request.fetch()
-        is_layer = request.is_blob and len(body) > 100_000
-        if is_layer != (what == "body of a layer") or not is_early(request.path):
-            return False
-        head, forever = heads[what]
-        head = head % len(body) if b"%d" in head else head
-        pieces = itertools.islice(trickle(head, forever, stop), 100)
-        request.raw(*([] if stop.is_set() else pieces), pause=0.1)
-        return True
-
-    try:
-        with registry.faulty(server.host, meddle) as proxy:
-            began = time.monotonic()
-            got = fetch_here(f"{proxy.host}/team/app:v1", tmp_path, **IMPATIENT)
-            assert time.monotonic() - began < 15
-    finally:
-        stop.set()
-    assert got == [pulls.SMALL, pulls.LARGE]
-
-
 def test_the_patience_with_a_silent_server_is_an_option(server: Server, banger_home: Path) -> None:
     release, is_early = threading.Event(), first_times(1)
 
@@ -354,83 +301,3 @@ def test_chunks_that_go_on_after_the_last_byte_are_not_waited_for(server: Server
 
     with registry.faulty(server.host, meddle) as proxy:
         assert fetch_here(f"{proxy.host}/team/app:v1", tmp_path) == [pulls.SMALL, pulls.LARGE]
-
-
-HEAD = b"HTTP/1.1 200 OK\r\n"
-
-
-@pytest.mark.parametrize(
-    ("answer", "error", "why"),
-    [
-        ([HEAD, b"".join(b"X-%d: y\r\n" % n for n in range(200)), b"\r\n"], errors.Unavailable, "more headers"),
-        ([HEAD, b"X: " + b"y" * 200_000 + b"\r\n\r\n"], errors.Unavailable, "more headers"),
-        ([HEAD, *[b"X: y\r\n"] * 100_000], errors.Unavailable, "more headers"),
-        ([HEAD, *[b"y" * 1000] * 1000], errors.Unavailable, "more headers"),
-        ([b"SSH-2.0-OpenSSH_9.2\r\n"], errors.Unavailable, "does not speak HTTP"),
-        ([b"HTTP/1.1 999999999 Yes\r\n\r\n"], errors.Unavailable, "does not speak HTTP"),
-        ([b""], errors.Retry, "broke"),
-        ([HEAD, b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"], errors.Retry, "broke"),
-        ([HEAD, b"Transfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFFF\r\nab"], errors.Retry, "broke"),
-        ([HEAD, b"Transfer-Encoding: chunked\r\n\r\n", *[b"100000\r\n" + b" " * 0x100000 + b"\r\n"] * 9],
-         errors.BadInput, "too large"),
-        ([HEAD, b"Content-Length: 99999999999999999999\r\n\r\n", *[b" " * 100_000] * 60], errors.BadInput, "too large"),
-        ([b"HTTP/1.1 302 Found\r\nLocation: ftp://x/y\r\nContent-Length: 0\r\n\r\n"], errors.BadInput, "redirects to"),
-        ([b"HTTP/1.1 302 Found\r\nLocation: http://[x\r\nContent-Length: 0\r\n\r\n"], errors.BadInput, "redirects to"),
-        ([b"HTTP/1.1 418 Teapot\r\nContent-Length: 0\r\n\r\n"], errors.Unavailable, "answers 418"),
-    ],
-)  # fmt: skip
-def test_answers_that_are_none_are_called_what_they_are(
-    server: Server, tmp_path: Path, hurried: None, answer: list[bytes], error: type[Exception], why: str
-) -> None:
-    def meddle(request: Proxy) -> bool:
-        request.raw(*answer)
-        return True
-
-    with registry.faulty(server.host, meddle) as proxy:
-        with pytest.raises(error, match=why):
-            fetch_here(f"{proxy.host}/team/app:v1", tmp_path)
-
-
-def test_redirects_without_end_end(server: Server, banger_home: Path) -> None:
-    def meddle(request: Proxy) -> bool:
-        request.answer(302, {"Location": request.path}, b"")
-        return True
-
-    with registry.faulty(server.host, meddle) as proxy:
-        assert "without end" in refused(69, f"{proxy.host}/team/app:v1")
-        assert len(proxy.seen) < 20
-
-
-@pytest.mark.parametrize("size", [2**40, 2**62])
-def test_a_layer_of_an_absurd_size_is_refused_before_it_is_fetched(
-    tmp_path: Path, banger_home: Path, size: int
-) -> None:
-    image = registry.Image(tmp_path / "layout")
-    layer = {**image.blob(registry.gzip_of(pulls.SMALL), registry.OCI_LAYER + "+gzip"), "size": size}
-    answers = registry.of_layout(image.index(image.manifest([layer], [registry.digest(pulls.SMALL)])), "a")
-    with registry.faulty("", registry.static(answers)) as proxy:
-        assert "--max-" in refused(65, f"{proxy.host}/a:v1")
-        assert not [path for path, _ in proxy.seen if layer["digest"] in path]
-
-
-@pytest.mark.parametrize("off", [-1, 1, 100_000])
-def test_a_manifest_that_lies_about_a_size_is_refused(tmp_path: Path, hurried: None, off: int) -> None:
-    image = registry.Image(tmp_path / "layout")
-    layer = image.blob(registry.gzip_of(BODY), registry.OCI_LAYER + "+gzip")
-    layer["size"] += off
-    answers = registry.of_layout(image.index(image.manifest([layer], [registry.digest(BODY)])), "a")
-    with registry.faulty("", registry.static(answers)) as proxy:
-        with pytest.raises(errors.BadInput, match="bytes"):
-            fetch_here(f"{proxy.host}/a:v1", tmp_path / "home")
-    assert not list((tmp_path / "home" / "cache" / "layers" / "sha256").iterdir())
-
-
-def test_what_a_registry_says_of_an_error_is_passed_on(server: Server, banger_home: Path) -> None:
-    def meddle(request: Proxy) -> bool:
-        said = {"errors": [{"code": "DENIED", "message": "Not\x1b[31m today"}]}
-        request.answer(403, {"Content-Type": "application/json"}, json.dumps(said).encode())
-        return True
-
-    with registry.faulty(server.host, meddle) as proxy:
-        said = refused(77, f"{proxy.host}/team/app:v1")
-    assert "not\\x1b[31m today" in said

@@ -107,7 +107,7 @@ class Endpoint:
 
     def _authorized(self, stack: contextlib.ExitStack, url: str, headers: Mapping[str, str]) -> BaseHTTPResponse:
         """Send a request with what authority we have; a 401 is answered twice at most."""
-        for _ in range(3):
+        for is_last in (False, False, True):
             used = self._authorizer.header
             with contextlib.ExitStack() as inner:
                 response = inner.enter_context(self.transport.follow(url, headers, used))
@@ -117,6 +117,6 @@ class Endpoint:
                     return response
                 challenge = response.headers.get("WWW-Authenticate", "")
                 body = self.transport.read_all(response, registry_errors.BYTES, url, "an error message")
-                if response.status != 401 or not self._authorizer.answer(challenge, used):
+                if response.status != 401 or is_last or not self._authorizer.answer(challenge, used):
                     raise registry_errors.of_status(response, body, self.host, self.subject)
-        raise errors.Denied(f"'{self.host}' refuses its own token for '{self.subject}'")
+        raise AssertionError("the last answer is returned or raised")
