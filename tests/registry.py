@@ -53,7 +53,7 @@ def serve(folder: Path, extra: str = "", *, address: str = "127.0.0.1") -> Itera
     config = folder / "registry.yml"
     config.write_text(
         f"version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n"
-        f"storage: {{filesystem: {{rootdirectory: {root}}}}}\nhttp:\n  addr: {host}\n{extra}"
+        f"storage: {{filesystem: {{rootdirectory: {root}}}}}\nhttp:\n  addr: '{host}'\n{extra}"
     )
     with open(folder / "registry.log", "wb") as log:
         worker = subprocess.Popen(
