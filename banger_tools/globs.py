@@ -46,7 +46,8 @@ def expression(glob: str) -> str:
     """Return the regular expression that a pattern stands for."""
     if not glob.strip("/"):
         raise errors.BadUsage("--exclude: a pattern of nothing but slashes matches nothing")
-    body = "".join(map(_translate, _TOKEN.findall(glob.strip("/"))))
+    within = glob.strip("/") if glob.startswith("/") else re.sub(r"\A(\*\*/)+", "", glob.strip("/"))
+    body = "".join(map(_translate, _TOKEN.findall(within)))
     return f"/{body}" if glob.startswith("/") else f"(?:/.*)?/{body}"
 
 
