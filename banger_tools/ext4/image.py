@@ -92,8 +92,9 @@ class Image:
                 f"'{self.path}' uses features that are not known here: {', '.join(names) or hex(unknown)}"
             )
         # Geometry divides and shifts by these.
-        if superblock.s_log_block_size > 6 or not superblock.s_blocks_per_group or not superblock.s_inodes_per_group:
-            raise self.broken("its superblock has no sense")
+        counts = superblock.s_blocks_per_group and superblock.s_inodes_per_group
+        if superblock.s_log_block_size > 6 or superblock.s_desc_size > superblock.block_size or not counts:
+            raise self.broken("the numbers in its superblock are impossible")
         return superblock
 
     def refuse_unclean(self) -> None:
@@ -188,12 +189,12 @@ class Image:
         return table
 
     def kind(self, inode: Inode) -> str:
-        """Return the type of an inode in the words of a tree; `socket` and `unknown` too."""
+        """Return the type of an inode in the words of a tree; `socket` and `unknown`, too."""
         return self.kind_of(inode.i_mode)
 
     def kind_of(self, mode: int) -> str:
         """Return the type that an i_mode says."""
-        return _KINDS.get(mode & s.S_IFMT, "unknown")
+        return KINDS.get(mode & s.S_IFMT, "unknown")
 
     def extents(self, inode: Inode) -> list[Extent]:
         """Return the runs of blocks of a file, in order, neighbours joined."""
@@ -391,7 +392,7 @@ class Image:
         return found
 
 
-_KINDS = {
+KINDS = {
     s.S_IFREG: "file",
     s.S_IFDIR: "dir",
     s.S_IFLNK: "symlink",

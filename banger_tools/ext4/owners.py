@@ -7,13 +7,12 @@ from typing import NamedTuple
 
 from banger_tools import errors, tree
 from banger_tools.ext4 import structures as s
-from banger_tools.ext4.image import Image
+from banger_tools.ext4.image import KINDS, Image
 from banger_tools.ext4.walk import Node, quoted, walk
 from banger_tools.tree import Entry
 
 LOST_FOUND = b"/lost+found"
-FORMATS = {"file": s.S_IFREG, "dir": s.S_IFDIR, "symlink": s.S_IFLNK, "char": s.S_IFCHR, "block": s.S_IFBLK,
-           "fifo": s.S_IFIFO}  # fmt: skip
+FORMATS = {kind: s_ifmt for s_ifmt, kind in KINDS.items()}
 
 
 class Owner(NamedTuple):

@@ -24,8 +24,8 @@ def entries(image: Image, number: int) -> list[Entry]:
     for node in sorted(walk(image, number), key=lambda node: tree.order(node[0])):
         path, inode_number, mode = node[:3]
         kind = image.kind_of(mode)
-        if kind in ("socket", "unknown"):
-            console.warning(f"left out {quoted(path)}: a {kind} has no place in a tree")
+        if kind == "socket":
+            console.warning(f"left out {quoted(path)}: a socket has no place in a tree")
         elif kind != "dir" and inode_number in first_names:
             found.append(_hardlink(path, first_names[inode_number]))
         else:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from banger_tools import errors
 from banger_tools.ext4 import structures as s
-from banger_tools.ext4.image import Image
+from banger_tools.ext4.image import KINDS, Image
 from banger_tools.ext4.structures import Inode
 from banger_tools.tree import MAX_PATH
 
@@ -34,7 +34,7 @@ def walk(image: Image, number: int = s.ROOT_INO) -> Iterator[Node]:
                     raise image.broken(f"the folder {quoted(prefix + name)} has more than one name")
                 seen.add(child)
                 pending.append((prefix + name, child))
-            elif not kind:
+            elif kind not in KINDS:
                 raise image.broken(f"{quoted(prefix + name)} names an inode that is not in use")
 
 
