@@ -31,10 +31,10 @@ class Server(NamedTuple):
 
 
 @contextlib.contextmanager
-def served(folder: Path, extra: str = "", **options: Any) -> Iterator[Server]:
-    """Run a registry that has the image; see registry.serve for the options."""
+def served(folder: Path) -> Iterator[Server]:
+    """Run a registry that has the image."""
     layout = registry.umoci_layout(folder, [SMALL, LARGE])
-    with registry.serve(folder, extra, **options) as running:
+    with registry.serve(folder) as running:
         registry.push(layout, "v1", f"{running.host}/team/app:v1")
         yield Server(running.host, running.root, layout)
 

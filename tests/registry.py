@@ -44,16 +44,16 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def serve(folder: Path, extra: str = "", *, address: str = "127.0.0.1") -> Iterator[Process]:
+def serve(folder: Path, extra: str = "") -> Iterator[Process]:
     """Run a docker-registry; `extra` follows the http section of its configuration, or goes on with it."""
     support.need("docker-registry")
     root = folder / "registry"
     root.mkdir(parents=True, exist_ok=True)
-    host = f"{address}:{free_port()}"
+    host = f"127.0.0.1:{free_port()}"
     config = folder / "registry.yml"
     config.write_text(
         f"version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n"
-        f"storage: {{filesystem: {{rootdirectory: {root}}}}}\nhttp:\n  addr: '{host}'\n{extra}"
+        f"storage: {{filesystem: {{rootdirectory: {root}}}}}\nhttp:\n  addr: {host}\n{extra}"
     )
     with open(folder / "registry.log", "wb") as log:
         worker = subprocess.Popen(
@@ -72,7 +72,7 @@ def _wait_for(host: str, worker: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         assert worker.poll() is None, "docker-registry ended"
-        with contextlib.suppress(OSError), socket.create_connection((address.strip("[]"), int(port)), 1):
+        with contextlib.suppress(OSError), socket.create_connection((address, int(port)), 1):
             return
         time.sleep(0.05)
     raise AssertionError("docker-registry does not listen")
@@ -238,18 +238,21 @@ class Faulty(NamedTuple):
 
 
 @contextlib.contextmanager
-def faulty(upstream: str, meddle: Handler, tls: ssl.SSLContext | None = None) -> Iterator[Faulty]:
+def faulty(
+    upstream: str, meddle: Handler, tls: ssl.SSLContext | None = None, address: str = "127.0.0.1"
+) -> Iterator[Faulty]:
     """Run a proxy before a registry that meddles with some requests."""
     seen: list[tuple[str, dict[str, str]]] = []
     kind = type("Meddler", (Proxy,), {"upstream": upstream, "meddle": staticmethod(meddle), "seen": seen})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    server = type("Server", (http.server.ThreadingHTTPServer,), {"address_family": family})((address, 0), kind)
     server.daemon_threads = True
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
-        yield Faulty(f"127.0.0.1:{server.server_address[1]}", seen)
+        yield Faulty(f"[{address}]:{server.server_port}" if ":" in address else f"{address}:{server.server_port}", seen)
     finally:
         server.shutdown()
         server.server_close()
@@ -272,7 +275,8 @@ def static(answers: dict[str, tuple[str, bytes]]) -> Handler:
         start = int(request.headers.get("Range", "bytes=0-")[6:].rstrip("-"))
         headers = {"Content-Type": media_type}
         names = [key.rpartition("/")[2] for key, (_, other) in answers.items() if other is data and ":" in key]
-        headers["Docker-Content-Digest"] = names[0]
+        if names:
+            headers["Docker-Content-Digest"] = names[0]
         if start >= len(data) > 0:
             request.answer(416, {"Content-Range": f"bytes */{len(data)}"}, b"")
             return True

@@ -133,13 +133,13 @@ def test_a_host_has_one_name(url: str, host: str) -> None:
     assert hosts.of_url(url) == host
 
 
-def test_a_registry_at_an_address_of_ipv6(banger_home: Path, tmp_path: Path) -> None:
+def test_a_registry_at_an_address_of_ipv6(server: Server, banger_home: Path) -> None:
     try:
         with socket.socket(socket.AF_INET6) as probe:
             probe.bind(("::1", 0))
     except OSError:
         support.cannot("this machine has no IPv6")
-    with pulls.served(tmp_path, address="[::1]") as running:
-        found = fetch(running.ref)
+    with registry.faulty(server.host, registry.nothing, address="::1") as proxy:
+        found = fetch(f"{proxy.host}/team/app:v1")
         assert right(found) and found["source"]["resolved"].startswith("[::1]:")
-        assert right(fetch(running.ref, "--offline"))
+        assert right(fetch(f"{proxy.host}/team/app:v1", "--offline"))
