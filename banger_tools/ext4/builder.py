@@ -99,7 +99,7 @@ class Search:
         elif self.wanted.free is not None:
             yield self.roomy(self.least_size(self.roomy, spare=self.wanted.free))
         else:
-            size = self.wanted.size or self.default_size()
+            size = self.default_size() if self.wanted.size is None else self.wanted.size
             yield self.roomy(size)
             yield self.tight(size)
 

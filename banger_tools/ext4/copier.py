@@ -124,7 +124,7 @@ def _copy_all(copies: Sequence[Copy], loose: _Loose, target: int) -> None:
         else:
             descriptor = sources[source]
         if length >= LARGE:
-            files.copy_range(descriptor, offset, target, place, length)
+            _copy_large(descriptor, offset, target, place, length)
             continue
         gap = place - end
         if batch and (not 0 <= gap < BLOCK or len(batch) >= MAX_SLICES - 2 or end - start > MAX_BATCH):
@@ -142,6 +142,14 @@ def _copy_all(copies: Sequence[Copy], loose: _Loose, target: int) -> None:
     if batch:
         _write(target, batch, start)
     loose.close()
+
+
+def _copy_large(source: int, offset: int, target: int, place: int, length: int) -> None:
+    """Copy inside the kernel, and leave holes of the source as holes of the image's file, which is empty there."""
+    for start, end in files.data_ranges(source, offset, offset + length):
+        files.copy_range(source, start, target, place + start - offset, end - start)
+    if os.fstat(source).st_size < offset + length:  # what is missing at the end looks like a hole
+        raise errors.BadInput("a file became shorter while it was read")
 
 
 def _view(descriptor: int) -> memoryview:

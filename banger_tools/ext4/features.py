@@ -14,7 +14,7 @@ USUAL = (
     "large_file", "huge_file", "dir_nlink", "extra_isize", "metadata_csum",
 )  # fmt: skip
 # They allow the kernel more, and change nothing of what we write.
-ADDABLE = ("ea_inode", "fast_commit", "large_dir", "metadata_csum_seed", "project", "verity")
+ADDABLE = ("ea_inode", "fast_commit", "large_dir", "metadata_csum_seed", "verity")
 REMOVABLE = ("has_journal", "resize_inode", "64bit", "flex_bg", "metadata_csum")
 
 _UNKNOWN_HERE = "the programs that edit images do not know it"
@@ -27,6 +27,7 @@ _REFUSED = {
     "meta_bg": "the descriptors would stand elsewhere than they are written",
     "mmp": _UNKNOWN_HERE,
     "orphan_file": "it takes an inode that is given to a file of the tree",
+    "project": "a kernel without quotas would not mount it",
     "quota": "the usage of each owner would have to be counted",
     "sparse_super2": "the copies of the superblock would stand elsewhere than they are written",
     "stable_inodes": "the filesystem could not be made smaller",

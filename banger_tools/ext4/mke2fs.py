@@ -18,7 +18,7 @@ MIB = 1 << 20
 LEAST_JOURNAL = 4 * MIB
 LEAST_SIZE, LEAST_SIZE_WITHOUT_JOURNAL = 8 * MIB, 1 * MIB
 # How mke2fs says that a size is too small for the inodes and all else
-_TOO_SMALL = (b"Not enough space to build", b"requested number of inodes", b"too big for a")
+_TOO_SMALL = (b"Not enough space to build", b"requested number of inodes", b"too big for a", b"Could not allocate")
 
 
 class Format(NamedTuple):
@@ -56,7 +56,8 @@ def estimate(blocks: int, inodes: int) -> int:
     size = (blocks + -(-inodes * INODE_SIZE // BLOCK)) * BLOCK + MIB
     groups = -(-size // GROUP_BYTES) + 1
     bitmaps_and_rounding = groups * 3 * BLOCK
-    return size + bitmaps_and_rounding + _copies(groups) * _descriptors(groups, size) * BLOCK + _journal(size)
+    descriptors = _copies(groups) * _descriptors(groups, size) * BLOCK
+    return size + bitmaps_and_rounding + descriptors + _journal(max(size, LEAST_SIZE))
 
 
 def _copies(groups: int) -> int:

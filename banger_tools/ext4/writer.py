@@ -94,18 +94,26 @@ def _allocate_sparse(item: Item, source: int, free: Allocator, copies: list[Copy
         for start, count in free.take(blocks):
             found.append((logical, start, count))
             logical += count
-    for offset, place, length in item.entry.segments or ():
-        copies += [Copy(source, at, size, to) for at, size, to in _mapped(found, offset, place, length)]
+    copies += [Copy(source, at, size, to) for at, size, to in _mapped(found, item.entry.segments or ())]
     return found
 
 
-def _mapped(found: Sequence[extents.Extent], offset: int, place: int, length: int) -> Iterator[tuple[int, int, int]]:
-    """Yield where the bytes of a segment go: (offset in the source, length, offset in the image)."""
-    for logical, start, count in found:
-        begin = max(offset, logical * BLOCK)
-        end = min(offset + length, (logical + count) * BLOCK)
-        if begin < end:
-            yield place + begin - offset, end - begin, start * BLOCK + begin - logical * BLOCK
+def _mapped(
+    found: Sequence[extents.Extent], segments: Sequence[tuple[int, int, int]]
+) -> Iterator[tuple[int, int, int]]:
+    """Yield where the bytes of segments go, which the extents cover: (offset in the source, length, place)."""
+    index = 0
+    for offset, place, length in segments:
+        end = offset + length
+        while offset < end:
+            logical, start, count = found[index]
+            border = (logical + count) * BLOCK
+            if border <= offset:
+                index += 1
+                continue
+            size = min(end, border) - offset
+            yield place, size, start * BLOCK + offset - logical * BLOCK
+            offset, place = offset + size, place + size
 
 
 class Writer:
