@@ -13,9 +13,14 @@ from tests import support, trees
 from tests.images import debugfs, mke2fs, stat
 
 
-@pytest.fixture
-def content(tmp_path: Path) -> Path:
-    archive = tmp_path / "content.tar"
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("chown")
+
+
+@pytest.fixture(scope="module")
+def content(folder: Path) -> Path:
+    archive = folder / "content.tar"
     with trees.new_tar(archive) as out:
         trees.add(out, "bin", tarfile.DIRTYPE, mode=0o755)
         trees.add(out, "bin/su", data=b"x", mode=0o4755, uid=0)
@@ -26,14 +31,28 @@ def content(tmp_path: Path) -> Path:
     return archive
 
 
-@pytest.fixture
-def tree(content: Path, tmp_path: Path) -> Path:
-    return Path(support.run_ok("bg-flatten", "--path", "-C", tmp_path, content).decode().strip())
+@pytest.fixture(scope="module")
+def extracted(content: Path, folder: Path) -> Path:
+    """What a tool that knows nothing of owners makes of it."""
+    target = folder / "extracted"
+    target.mkdir()
+    subprocess.run(["tar", "-C", target, "--no-same-owner", "-xf", content], check=True)
+    return target
+
+
+@pytest.fixture(scope="module")
+def tree(content: Path, folder: Path) -> Path:
+    return Path(support.run_ok("bg-flatten", "--path", "-C", folder, content).decode().strip())
+
+
+@pytest.fixture(scope="module")
+def made(content: Path, folder: Path) -> Path:
+    return Path(support.run_ok("bg-mkext4", "--path", "-C", folder, "--size=16M", content).decode().strip())
 
 
 @pytest.fixture
-def image(content: Path, tmp_path: Path) -> Path:
-    return Path(support.run_ok("bg-mkext4", "--path", "-C", tmp_path, "--size=16M", content).decode().strip())
+def image(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(made, tmp_path / "image.ext4"))
 
 
 def test_pipe_finds_nothing_to_change_in_our_own_images(content: Path, tmp_path: Path) -> None:
@@ -88,12 +107,9 @@ KINDS = {
 @pytest.mark.root  # the folder that mke2fs copies holds a device
 @pytest.mark.parametrize("kind", KINDS)
 def test_owners_of_an_image_that_mke2fs_made_are_set_from_the_tree(
-    kind: str, content: Path, tree: Path, tmp_path: Path
+    kind: str, extracted: Path, tree: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "extracted"
-    folder.mkdir()
-    subprocess.run(["tar", "-C", folder, "--no-same-owner", "-xf", content], check=True)
-    image = mke2fs(tmp_path / "theirs.ext4", *KINDS[kind], "-d", folder)
+    image = mke2fs(tmp_path / "theirs.ext4", *KINDS[kind], "-d", extracted)
     support.run_ok("bg-chown", "--from", tree, image)
     trees.fsck(image)
     assert stat(image, "/home")[:2] == (1000, 70000)
