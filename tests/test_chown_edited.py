@@ -200,3 +200,36 @@ def test_image_that_needs_nothing_may_be_read_only(image: Path, tree: Path, user
     copy.chmod(0o444)
     assert user.run("bg-chown", "--set=/etc=1:2", str(copy)).returncode == 0
     assert user.run("bg-chown", "--set=/etc=1:3", str(copy)).returncode == 77
+
+
+def test_folder_that_an_ordinary_user_edited_goes_back_in(user: support.OrdinaryUser) -> None:
+    """The whole round: a tree leaves as a folder, is edited, becomes an image, and gets its owners back."""
+    work = user.home / "round"
+    with trees.new_tar(user.home / "in.tar") as out:
+        trees.add(out, "etc", tarfile.DIRTYPE, mode=0o750, uid=1, gid=2)
+        trees.add(out, "etc/shadow", data=b"x", mode=0o640, gid=42)
+        trees.add(out, "etc/old", data=b"x", uid=3)
+        trees.add(out, "bin/su", data=b"x", mode=0o4755, uid=5)
+        trees.add(out, "dev/null", tarfile.CHRTYPE, devmajor=1, devminor=3)
+    mine = ["-C", str(user.home), "-f"]
+
+    def run(program: str, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        done = user.run(program, *arguments, stdin=stdin)
+        assert done.returncode == 0, done.stderr.decode()
+        return done
+
+    run("bg-flatten", *mine, "--dir", str(work), str(user.home / "in.tar"))
+    (work / "etc/new").write_text("new")
+    (work / "etc/old").unlink()
+    made = run("bg-mkext4", *mine, str(work)).stdout
+    done = run("bg-chown", "--from", str(user.home / "tree.jsonl"), stdin=made)
+    image = user.home / "rootfs.ext4"
+    trees.fsck(image)
+    assert stat(image, "/etc") == (1, 2, "40750")
+    assert stat(image, "/etc/shadow") == (0, 42, "100640")
+    assert stat(image, "/etc/new")[:2] == (0, 0)
+    assert stat(image, "/bin/su") == (5, 0, "104755")
+    listed = done.stderr.decode()
+    assert "only in the image, belongs to root now: '/etc/new'" in listed
+    assert "only in the tree, or of another type there: '/etc/old'" in listed
+    assert "only in the tree, or of another type there: '/dev/null'" in listed
