@@ -38,7 +38,9 @@ Description:
     oci:DIR[:TAG|@DIGEST]          an OCI image layout
     oci-archive:FILE[:TAG]         a tar of one; FILE may be compressed, or - for stdin
     docker-archive:FILE[:NAME]     a file made by docker save or podman save
+    docker-daemon:NAME             an image in the store of docker on this machine, by docker save; podman:NAME likewise
     rootfs:FILE                    a flat tar such as docker export makes; - is stdin
+    rootfs:DIR                     a folder as it is, made into one layer by tar
     bundle:FILE                    a bundle; see below
     https://URL.tar.zst[#DIGEST]   a bundle behind a URL; write the digest if you know it
     apt:SUITE[?QUERY]              Debian packages, by this host's own apt sources, made into one layer by mmdebstrap
@@ -55,6 +57,9 @@ Description:
   QUERY of apt: is include=A,B (packages to add), packages=A,B (in place of the default ones: systemd, udev, dbus,
   iproute2, openssh-server) and variant=NAME of mmdebstrap, joined by &. It works for root and for ordinary users,
   and gives the same bytes for both.
+
+  In a folder an ordinary user's own files count as root's, as they do in a namespace of that user; other owners are
+  kept. Sockets and what is mounted in it are left out, and files that change meanwhile are an error.
 
   What has arrived is kept: a transfer that was interrupted goes on where it stopped, and layers that images share
   are fetched once. A tag or suite that was resolved before stays what it was until --pull=always.

@@ -6,8 +6,8 @@ import os
 import shlex
 import shutil
 import signal
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, Self
 
 from banger_tools import console, errors
 
@@ -27,7 +27,13 @@ PACKAGES = {
     "ssh": "openssh-client",
     "ip": "iproute2",
     "nft": "nftables",
+    "docker": "docker.io",
+    "podman": "podman",
+    "tar": "tar",
 }
+_PIECE = 1 << 20
+_SAID = 64 << 10
+_PATIENCE = 10.0
 
 
 class Result(NamedTuple):
@@ -89,3 +95,64 @@ def explain(program: str, result: Result) -> errors.BangerError:
     if any("No space left on device" in line for line in lines):
         return errors.IOFailure(f"'{program}' failed{said}", "free some space, or choose another folder with -C")
     return errors.Unavailable(f"'{program}' failed with status {result.status}{said}")
+
+
+class Stream:
+    """A program whose output is read while it runs; `said` is what it printed on stderr, its end if that is long."""
+
+    def __init__(
+        self, argv: Sequence[str], *, pass_fds: Sequence[int] = (), env: Mapping[str, str] | None = None
+    ) -> None:
+        import subprocess
+        import tempfile
+
+        self.program = argv[0]
+        self._errors = tempfile.TemporaryFile()
+        console.command(shlex.join(argv))
+        try:
+            self._worker = subprocess.Popen(
+                [find(argv[0]), *argv[1:]],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env=environment(env),
+                pass_fds=pass_fds,
+                start_new_session=True,  # ^C is for us to pass on
+            )
+        except OSError as error:
+            self._errors.close()
+            raise errors.os_error(error, f"cannot run '{argv[0]}'") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        assert self._worker.stdout is not None
+        self._worker.stdout.close()
+        self._errors.close()
+
+    def stop(self) -> None:
+        """End the program if it still runs; who reads from it in another thread comes to the end."""
+        import subprocess
+
+        if self._worker.poll() is None:
+            self._worker.terminate()
+            try:
+                self._worker.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                self._worker.kill()
+                self._worker.wait()
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield what it prints, as it comes."""
+        assert self._worker.stdout is not None
+        while data := self._worker.stdout.read(_PIECE):
+            yield data
+
+    def end(self) -> Result:
+        """Wait for its end, and return its status and what it said."""
+        status = self._worker.wait()
+        size = self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, size - _SAID))
+        return Result(status, b"", self._errors.read())

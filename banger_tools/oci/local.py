@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from banger_tools import errors, files, identify
+from banger_tools import errors, files, identify, pack, sizes
 from banger_tools.manifest import Platform
 from banger_tools.oci import compression, documents, limits, reference
 from banger_tools.oci import digest as digests
@@ -126,10 +126,9 @@ class _Saved(Struct, rename={"config": "Config", "tags": "RepoTags", "layers": "
 class DockerArchiveSource(LayoutSource):
     """A file made by `docker save` or `podman save`."""
 
-    def resolve_saved(self, ref: reference.DockerArchive, wanted: Platform | None) -> Image:
-        """Find the image that a reference names, and read its configuration."""
-        subject = str(ref)
-        saved = self._choose(self._images(), ref, subject)
+    def resolve_saved(self, name: str | None, subject: str, wanted: Platform | None) -> Image:
+        """Find the image of a name, or the only one, and read its configuration; `subject` is what errors call it."""
+        saved = self._choose(self._images(), name, subject)
         config_data = self._file(saved.config, f"is not complete: the configuration '{saved.config}' is missing")
         config, diff_ids, platform = documents.read_config(config_data, wanted, subject)
         if len(saved.layers) != len(diff_ids):
@@ -151,8 +150,8 @@ class DockerArchiveSource(LayoutSource):
         extent = self.container.find(name)
         return Blob(None, extent.size if extent else None, documents.DOCKER_LAYER, name)
 
-    def _choose(self, images: list[_Saved], ref: reference.DockerArchive, subject: str) -> _Saved:
-        found = [image for image in images if ref.name is None or ref.name in _normalised(image.tags)]
+    def _choose(self, images: list[_Saved], name: str | None, subject: str) -> _Saved:
+        found = [image for image in images if name is None or name in _normalised(image.tags)]
         if len(found) == 1:
             return found[0]
         names = sorted(tag for image in images for tag in image.tags or [])
@@ -169,7 +168,7 @@ def _normalised(tags: list[str] | None) -> set[str]:
 
 
 class RootfsSource:
-    """A flat tar of a root filesystem, from a file or from stdin."""
+    """A flat tar of a root filesystem, from a file or from stdin, or a folder that becomes one."""
 
     remote = False
 
@@ -188,9 +187,7 @@ class RootfsSource:
                 raise errors.BadUsage("no tar: stdin is a terminal", "name a file, or pipe a tar into bg-fetch")
             return Blob(None, None, "", "-")
         if self.path.is_dir():
-            raise errors.BadInput(
-                f"'{self.path}' is a folder", f"make a tar of it: tar -C '{self.path}' -c . | bg-fetch rootfs:-"
-            )
+            return Blob(None, None, "", str(self.path))
         extent = whole_file(self.path)
         if extent.size == 0:
             raise errors.BadInput(f"'{self.path}' is empty")
@@ -198,9 +195,11 @@ class RootfsSource:
 
     def chunks(self, blob: Blob, start: int, cancel: Cancel) -> Iterator[bytes]:
         """Yield the tar's bytes."""
-        if blob.location != "-":
-            return whole_file(self.path).chunks(start, cancel)
-        return _stdin_chunks(cancel)
+        if blob.location == "-":
+            return _stdin_chunks(cancel)
+        if self.path.is_dir():
+            return pack.chunks(self.path, cancel)
+        return whole_file(self.path).chunks(start, cancel)
 
 
 def _stdin_chunks(cancel: Cancel) -> Iterator[bytes]:
@@ -214,10 +213,10 @@ def _stdin_chunks(cancel: Cancel) -> Iterator[bytes]:
 
 
 @contextlib.contextmanager
-def open_archive(path: Path, folder: Path) -> Iterator[TarFile]:
+def open_archive(path: Path, folder: Path, limit: int = limits.Limits().image) -> Iterator[TarFile]:
     """Open an archive of images; a compressed one, or one on stdin, is laid out in `folder` meanwhile.
 
-    Raises NoInput, Denied, BadInput.
+    Raises NoInput, Denied, BadInput, also for one of more than `limit` bytes.
     """
     kind = identify.MANIFEST if str(path) == "-" else identify.kind(path)
     if kind == identify.TAR:
@@ -225,11 +224,21 @@ def open_archive(path: Path, folder: Path) -> Iterator[TarFile]:
         return
     if str(path) != "-" and kind not in ("gzip", "zstd", "xz", "bzip2"):
         raise errors.BadInput(f"'{path}' is no archive of an image: it is of {_format(kind)}")
+    chunks = _stdin_chunks(Cancel()) if str(path) == "-" else whole_file(path).chunks(0, Cancel())
+    with laid_out(chunks, folder, path, limit) as archive:
+        yield archive
+
+
+@contextlib.contextmanager
+def laid_out(chunks: Iterator[bytes], folder: Path, shown: Path, limit: int) -> Iterator[TarFile]:
+    """Write a stream that holds an archive to a file in `folder`, decompressed, and yield it; it is gone afterwards.
+
+    Raises BadInput for one of more than `limit` bytes.
+    """
     temporary = files.temporary_name(folder / "archive")
     try:
-        chunks = _stdin_chunks(Cancel()) if str(path) == "-" else whole_file(path).chunks(0, Cancel())
-        _lay_out(chunks, temporary, path)
-        yield TarFile(temporary, path)
+        _lay_out(chunks, temporary, shown, limit)
+        yield TarFile(temporary, shown)
     finally:
         files.discard(temporary)
 
@@ -238,23 +247,35 @@ def _format(kind: str) -> str:
     return "no known format" if kind == identify.UNKNOWN else f"the format '{kind}'"
 
 
-def _lay_out(chunks: Iterator[bytes], target: Path, shown: Path) -> None:
+def _lay_out(chunks: Iterator[bytes], target: Path, shown: Path, limit: int) -> None:
     """Write a stream to a file, decompressed."""
     try:
         with open(target, "xb") as file:
-            head = b""
-            decompressor: compression.Decompressor | None = None
-            for chunk in chunks:
-                head += chunk
-                if decompressor is None and len(head) < compression.HEAD:
-                    continue
-                decompressor = decompressor or compression.open_stream(head, file.write)
-                decompressor.feed(head)
-                head = b""
-            decompressor = decompressor or compression.open_stream(head, file.write)
-            decompressor.feed(head)
-            decompressor.finish()
+
+            def write(data: bytes) -> None:
+                if file.tell() + len(data) > limit:
+                    raise errors.BadInput(
+                        f"'{shown}' is larger than {sizes.show(limit)}", "allow more with --max-image"
+                    )
+                file.write(data)
+
+            _decompress(chunks, write)
     except compression.Corrupt as error:
         raise errors.BadInput(f"'{shown}': {error.message}") from error
     except OSError as error:
         raise errors.os_error(error, f"cannot write '{target}'") from error
+
+
+def _decompress(chunks: Iterator[bytes], sink: compression.Sink) -> None:
+    head = b""
+    decompressor: compression.Decompressor | None = None
+    for chunk in chunks:
+        head += chunk
+        if decompressor is None and len(head) < compression.HEAD:
+            continue
+        decompressor = decompressor or compression.open_stream(head, sink)
+        decompressor.feed(head)
+        head = b""
+    decompressor = decompressor or compression.open_stream(head, sink)
+    decompressor.feed(head)
+    decompressor.finish()

@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from banger_tools import console, errors, manifest, sizes
-from banger_tools.oci import container, documents, layer, limits, local, place, reference, remote
+from banger_tools.oci import container, daemon, documents, layer, limits, local, place, reference, remote
 from banger_tools.oci import digest as digests
 from banger_tools.oci.cache import Cache
 from banger_tools.oci.cancel import Cancel, run_all
@@ -69,12 +69,16 @@ def open_image(ref: reference.Reference, cache: Cache, wants: Wants, cancel: Can
             source_folder = local.LayoutSource(container.Folder(ref.path))
             yield source_folder, source_folder.resolve(ref, wants.platform)
         case reference.Layout():
-            with local.open_archive(ref.path, cache.partial) as archive:
+            with local.open_archive(ref.path, cache.partial, wants.limits.image) as archive:
                 yield local.LayoutSource(archive), local.LayoutSource(archive).resolve(ref, wants.platform)
         case reference.DockerArchive():
-            with local.open_archive(ref.path, cache.partial) as archive:
+            with local.open_archive(ref.path, cache.partial, wants.limits.image) as archive:
                 saved = local.DockerArchiveSource(archive)
-                yield saved, saved.resolve_saved(ref, wants.platform)
+                yield saved, saved.resolve_saved(ref.name, str(ref), wants.platform)
+        case reference.Daemon():
+            with daemon.opened(ref, cache.partial, wants.limits.image) as archive:
+                saved = local.DockerArchiveSource(archive)
+                yield saved, saved.resolve_saved(None, str(ref), wants.platform)
         case reference.Rootfs():
             flat = local.RootfsSource(ref.path)
             yield flat, flat.resolve(wants.platform)
