@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import tarfile
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from banger_tools import errors
-from banger_tools.apt import hooks, mmdebstrap, releases, sources
+from banger_tools import errors, manifest
+from banger_tools.apt import hooks, mmdebstrap, records, releases, sources
 from banger_tools.apt.sources import Source
+from banger_tools.oci.cache import Cache
 from banger_tools.process import Result
 from tests import support
 
@@ -153,7 +158,21 @@ def test_only_options_about_reaching_archives_are_passed_on(monkeypatch: pytest.
 
 # What follows makes root filesystems for real, from the archive that this host's apt uses.
 
-TINY = "apt:bookworm?packages=&variant=essential"
+TINY = "apt:bookworm?packages=hello&variant=essential"
+_ENOUGH = 4 << 30
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _work_in_memory() -> Iterator[None]:
+    """Let mmdebstrap work in memory where there is enough: dpkg flushes so much that a disk takes thrice as long."""
+    shm = Path("/dev/shm")
+    with contextlib.ExitStack() as stack:
+        if shm.is_dir() and shutil.disk_usage(shm).free > _ENOUGH and os.sysconf("SC_AVPHYS_PAGES") << 12 > _ENOUGH:
+            patch = stack.enter_context(pytest.MonkeyPatch.context())
+            folder = stack.enter_context(tempfile.TemporaryDirectory(dir=shm))
+            os.chmod(folder, 0o1777)
+            patch.setenv("TMPDIR", folder)
+        yield
 
 
 def fetch(*words: str | os.PathLike[str], **kwargs: Any) -> dict[str, Any]:
@@ -221,13 +240,12 @@ def test_an_ordinary_user_gets_the_same_bytes(debian: dict[str, Any], user: supp
 
 
 @pytest.mark.slow
-def test_packages_can_be_added_and_replaced(banger_home: Path) -> None:
-    first = fetch(TINY)
-    with tarfile.open(first["layers"][0]["path"]) as tar:
-        assert "Package: systemd\n" not in content(tar, "./var/lib/dpkg/status").decode()
-    added = fetch(TINY.replace("packages=", "packages=hello"))
-    with tarfile.open(added["layers"][0]["path"]) as tar:
+def test_packages_can_take_the_place_of_the_default_ones(banger_home: Path) -> None:
+    with tarfile.open(fetch(TINY)["layers"][0]["path"]) as tar:
         assert "./usr/bin/hello" in tar.getnames()
+        status = content(tar, "./var/lib/dpkg/status").decode()
+    assert "Package: hello\n" in status
+    assert "Package: systemd\n" not in status
 
 
 @pytest.mark.slow
@@ -261,7 +279,9 @@ def test_a_host_without_mmdebstrap_is_told_the_package(banger_home: Path, tmp_pa
 def test_an_interrupted_build_leaves_no_process_and_no_file(number: int, banger_home: Path) -> None:
     support.need("mmdebstrap", "apt-get")
     argv = support.argv("bg-fetch", TINY)
-    with tempfile.TemporaryDirectory() as work:  # not tmp_path: the users of a namespace must get through
+    with tempfile.TemporaryDirectory(
+        dir=os.environ.get("TMPDIR")
+    ) as work:  # not tmp_path: the users of a namespace must get through
         os.chmod(work, 0o755)
         for pause in (1.0, 4.0, 8.0):
             env = support.environment({"TMPDIR": work})
@@ -275,3 +295,79 @@ def test_an_interrupted_build_leaves_no_process_and_no_file(number: int, banger_
             assert list((banger_home / "cache" / "partial").iterdir()) == []
             inside = subprocess.run(["pgrep", "-f", work], capture_output=True, env=support.environment())
             assert inside.stdout == b""
+
+
+@pytest.mark.slow
+def test_a_killed_build_is_cleared_away_when_the_last_of_its_programs_has_ended(
+    banger_home: Path, tmp_path: Path
+) -> None:
+    support.need("mmdebstrap", "apt-get")
+    partial = banger_home / "cache" / "partial"
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as work:
+        os.chmod(work, 0o755)
+        env = support.environment({"TMPDIR": work})
+        worker = subprocess.Popen(support.argv("bg-fetch", TINY), stdout=subprocess.DEVNULL, env=env)
+        while not list(Path(work).glob("banger-apt-*/mmdebstrap.*/var")):
+            assert worker.poll() is None
+            time.sleep(0.1)
+        worker.kill()
+        worker.wait()
+        [note] = partial.glob("workspace-*")
+        [workspace] = Path(work).iterdir()
+        support.run_ok("banger", "cache", "prune", "--keep=0")
+        assert workspace.is_dir() and note.exists()  # mmdebstrap still works there
+        (workspace / "stays").write_bytes(b"what a build may leave")
+        assert subprocess.run(["flock", "--timeout=120", note, "true"]).returncode == 0
+        assert workspace.is_dir()
+        support.run_ok("banger", "cache", "prune", "--keep=0")
+        assert not workspace.exists() and not note.exists()
+        support.run_ok("bg-fetch", f"rootfs:{_small_tar(tmp_path)}")  # it is alone, and clears the rest
+        assert list(partial.iterdir()) == []
+
+
+def _small_tar(folder: Path) -> Path:
+    path = folder / "small.tar"
+    with tarfile.open(path, "w") as tar:
+        tar.addfile(tarfile.TarInfo("empty"))
+    return path
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "folder", "symlink", "other"])
+def test_a_damaged_record_of_a_build_is_as_good_as_none(damage: str, tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    cache.prepare()
+    temporary = cache.partial / "x"
+    temporary.write_bytes(bytes(1024))
+    diff_id = "sha256:" + hashlib.sha256(bytes(1024)).hexdigest()
+    layer = manifest.Layer(diff_id, str(cache.keep_layer(temporary, diff_id)), 1024)
+    record = records.Record("state", 1_700_000_000, "debian-bookworm", "apt:bookworm", layer)
+    records.store(cache, "key", record)
+    assert records.load(cache, "key", thorough=False) == record
+    path = tmp_path / "apt" / "key.json"
+    whole = path.read_bytes()
+    for position in range(0, len(whole), 7) if damage in ("cut", "flip") else [0]:
+        _damage(path, damage, position)
+        assert records.load(cache, "key", thorough=False) in (None, record)
+        if damage != "flip" or whole[position : position + 1].isalnum():
+            assert records.load(cache, "key", thorough=False) is None
+        records.store(cache, "key", record)
+        assert path.read_bytes() == whole
+
+
+def _damage(path: Path, damage: str, position: int) -> None:
+    data = path.read_bytes()
+    match damage:
+        case "cut":
+            path.write_bytes(data[:position])
+        case "flip":
+            path.write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
+        case "empty":
+            path.write_bytes(b"")
+        case "other":
+            path.write_bytes(b'{"digest": 1, "record": []}')
+        case _:
+            path.unlink()
+            if damage == "folder":
+                (path / "inside").mkdir(parents=True)
+            else:
+                path.symlink_to("nowhere")
