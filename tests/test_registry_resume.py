@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from banger_tools.oci.layer import PIECE
 from tests import pulls, registry, support
-from tests.pulls import Server, fetch, partial_bytes, right
+from tests.pulls import LARGE, SMALL, Server, fetch, partial_bytes, right
 from tests.registry import Proxy
 
 
@@ -24,25 +25,24 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-def slow_blobs(pieces: int, pause: float, served: list[int]) -> registry.Handler:
-    """Return a meddler that sends layers in pieces, and counts the bytes."""
+def slow_blobs(served: list[int], pieces: int = 40, pause: float = 0.01) -> registry.Handler:
+    """Return a meddler that sends layers in pieces, and counts the bytes of each request in a number of its own."""
 
     def meddle(request: Proxy) -> bool:
         if not request.is_blob:
             return False
         status, headers, body = request.fetch()
-        request.send_response(status)
-        for name in ("Content-Range", "Content-Type"):
-            if name in headers:
-                request.send_header(name, headers[name])
-        request.send_header("Content-Length", str(len(body)))
-        request.end_headers()
+        lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}"]
+        lines += [f"{name}: {headers[name]}" for name in ("Content-Range", "Content-Type") if name in headers]
+        mine = len(served)
+        served.append(0)
         step = max(1, len(body) // pieces)
         try:
+            request.wfile.write(("\r\n".join(lines) + "\r\n\r\n").encode())
             for start in range(0, len(body), step):
+                served[mine] += len(body[start : start + step])
                 request.wfile.write(body[start : start + step])
                 request.wfile.flush()
-                served.append(len(body[start : start + step]))
                 time.sleep(pause)
         except OSError:
             request.close_connection = True
@@ -51,28 +51,60 @@ def slow_blobs(pieces: int, pause: float, served: list[int]) -> registry.Handler
     return meddle
 
 
-def test_a_killed_fetch_goes_on_where_it_stopped(server: Server, banger_home: Path) -> None:
+def on_disk(home: Path) -> int:
+    """Return the bytes of blobs that the cache holds, whole ones and parts."""
+    cache = home / "cache"
+    parts = [path for path in (cache / "partial").glob("sha256-*") if path.suffix != ".tar"]
+    return sum(path.stat().st_size for path in (*parts, *(cache / "oci" / "blobs").glob("*/*")))
+
+
+def kill_after(amount: int, served: list[int], argv: list[str], home: Path) -> None:
+    """Run bg-fetch and kill it when so many bytes were sent to it."""
+    env = support.environment({"BANGER_HOME": str(home)})
+    worker = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
+    while sum(served) < amount and worker.poll() is None:
+        time.sleep(0.002)
+    worker.kill()
+    worker.wait()
+
+
+@pytest.mark.slow
+def test_a_fetch_killed_at_any_moment_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
+    first = fetch(server.ref, env={"BANGER_HOME": str(tmp_path / "whole")})
+    total = on_disk(tmp_path / "whole")
+    layers = sum(layer["size"] for layer in first["layers"])
+    chance = random.Random(5)
+    moments = sorted(chance.randrange(layers + 1000) for _ in range(20))
+    lines = []
+    for number, moment in enumerate(moments):
+        home = tmp_path / str(number)
+        served: list[int] = []
+        with registry.faulty(server.host, slow_blobs(served)) as proxy:
+            ref = f"{proxy.host}/team/app:v1"
+            kill_after(moment, served, support.argv("bg-fetch", ref), home)
+            here, before = on_disk(home), len(served)
+            assert right(fetch(ref, env={"BANGER_HOME": str(home)}))
+            again = sum(served[before:])
+        lines.append(f"{moment:9} {here:9} {total - here:9} {again:9}")
+        assert again <= total - here + PIECE, lines[-1]
+        assert partial_bytes(home) == 0
+    print("\n".join(["sent when killed, on disk, missing, transferred by the next run:", *lines]))
+
+
+def test_many_processes_fetch_each_blob_once(server: Server, banger_home: Path, tmp_path: Path) -> None:
+    wider = registry.umoci_layout(tmp_path, [SMALL, LARGE, registry.tar_of({"more": bytes(50_000)})])
+    for tag, layout in (("v1", server.layout), ("v2", server.layout), ("wide", wider)):
+        registry.push(layout, "v1", f"{server.host}/team/shared:{tag}")
     served: list[int] = []
-    pauses = random.Random(5)
-    with registry.faulty(server.host, slow_blobs(40, 0.02, served)) as proxy:
-        argv = support.argv("bg-fetch", f"{proxy.host}/team/app:v1")
-        for _ in range(6):
-            worker = subprocess.Popen(
-                argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=support.environment()
-            )
-            time.sleep(pauses.uniform(0.3, 0.8))
-            worker.kill()
-            worker.wait()
-        have = sum(
-            path.stat().st_size for path in (banger_home / "cache" / "partial").glob("*") if path.suffix != ".tar"
-        )
-        done = sum(path.stat().st_size for path in (banger_home / "cache" / "oci" / "blobs" / "sha256").glob("*"))
-        served.clear()
-        found = fetch(f"{proxy.host}/team/app:v1")
-    assert right(found)
-    total = sum(layer["size"] for layer in found["layers"])
-    assert sum(served) <= max(0, total - have - done) + 2000
-    assert partial_bytes(banger_home) == 0
+    with registry.faulty(server.host, slow_blobs(served)) as proxy:
+        with ThreadPoolExecutor(8) as pool:
+            names = ["v1", "v2", "wide", "v1", "v2", "wide", "v1", "wide"]
+            found = list(pool.map(lambda tag: fetch(f"{proxy.host}/team/shared:{tag}"), names))
+        asked = [path.rpartition("/")[2] for path, _ in proxy.seen if "/blobs/" in path]
+    layers = {layer["digest"] for one in found for layer in one["layers"]}
+    assert len(layers) == 3, "the images share layers"
+    assert len(asked) == len(set(asked)) and layers < set(asked), "each blob is asked for once, configurations too"
+    assert all(map(right, (one for one, tag in zip(found, names, strict=True) if tag != "wide")))
 
 
 def test_a_partial_file_that_was_damaged_is_thrown_away(server: Server, banger_home: Path) -> None:
@@ -90,7 +122,7 @@ def test_a_partial_file_that_was_damaged_is_thrown_away(server: Server, banger_h
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_leaves_only_what_can_be_resumed(server: Server, banger_home: Path, number: int) -> None:
     pauses = random.Random(int(number))
-    with registry.faulty(server.host, slow_blobs(30, 0.05, [])) as proxy:
+    with registry.faulty(server.host, slow_blobs([], 30, 0.05)) as proxy:
         argv = support.argv("bg-fetch", f"{proxy.host}/team/app:v1")
         for _ in range(5):
             worker = subprocess.Popen(
@@ -130,13 +162,3 @@ def test_a_server_that_does_not_answer_can_be_interrupted(server: Server, banger
             assert time.monotonic() - began < 5
         finally:
             release.set()
-
-
-def test_many_processes_fetch_each_blob_once(server: Server, banger_home: Path) -> None:
-    with registry.faulty(server.host, lambda _request: False) as proxy:
-        with ThreadPoolExecutor(8) as pool:
-            found = list(pool.map(lambda _: fetch(f"{proxy.host}/team/app:v1"), range(8)))
-        layers = {layer["digest"] for layer in found[0]["layers"]}
-        asked = [path.rpartition("/")[2] for path, _ in proxy.seen if path.rpartition("/")[2] in layers]
-    assert all(map(right, found))
-    assert sorted(asked) == sorted(layers)

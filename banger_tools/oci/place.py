@@ -16,7 +16,7 @@ from banger_tools.oci import digest as digests
 from banger_tools.oci import layer, registry_errors, resume
 from banger_tools.oci.cancel import Cancel
 from banger_tools.oci.documents import Blob
-from banger_tools.oci.endpoint import MIRROR_ATTEMPTS, Endpoint
+from banger_tools.oci.endpoint import Endpoint
 from banger_tools.oci.failures import NotTls
 from banger_tools.oci.http import ATTEMPTS, Transport
 
@@ -77,7 +77,7 @@ def of_endpoint(endpoint: Endpoint) -> Place:
     return Place(endpoint.transport, endpoint.host, endpoint.subject, ask, endpoint.pass_over, endpoint.attempts)
 
 
-def of_url(url: str, transport: Transport, subject: str) -> Place:
+def of_url(url: str, transport: Transport, attempts: int) -> Place:
     """Return the URL of a foreign layer as a place; it is asked without any authority."""
     host = urlsplit(url).netloc
 
@@ -95,12 +95,12 @@ def of_url(url: str, transport: Transport, subject: str) -> Place:
     def pass_over(error: errors.BangerError) -> None:
         console.detail(f"'{url}' is passed over: {error.message}")
 
-    return Place(transport, host, subject, ask, pass_over, MIRROR_ATTEMPTS)
+    return Place(transport, host, url, ask, pass_over, attempts)
 
 
-def foreign(blob: Blob, transport: Transport, subject: str) -> list[Place]:
+def foreign(blob: Blob, transport: Transport, attempts: int = ATTEMPTS) -> list[Place]:
     """Return the places of a foreign layer by the URLs of its descriptor (image specification, descriptor)."""
-    return [of_url(url, transport, subject) for url in blob.urls if url.startswith(("http://", "https://"))]
+    return [of_url(url, transport, attempts) for url in blob.urls if url.startswith(("http://", "https://"))]
 
 
 def fetch(task: Task, find: Find, blob: Blob, diff_id: str | None, what: str) -> manifest.Layer:

@@ -164,7 +164,7 @@ def _places(source: layer.Source, settings: Settings, cancel: Cancel) -> Iterato
         return
     transport = Transport("", settings, cancel)
     try:
-        yield lambda blob: [source, *place.foreign(blob, transport, "the image")]
+        yield lambda blob: [source, *place.foreign(blob, transport)]
     finally:
         transport.close()
 

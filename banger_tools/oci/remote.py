@@ -18,7 +18,7 @@ from banger_tools.oci import documents, limits, place, reference
 from banger_tools.oci.cache import Cache
 from banger_tools.oci.cancel import Cancel
 from banger_tools.oci.documents import Blob, Descriptor, Document, Image
-from banger_tools.oci.endpoint import Endpoint, sites
+from banger_tools.oci.endpoint import MIRROR_ATTEMPTS, Endpoint, sites
 from banger_tools.oci.http import Settings, Transport
 
 __all__ = ["RegistrySource", "Settings", "open_registry"]
@@ -103,7 +103,8 @@ class RegistrySource:
     def places(self, blob: Blob) -> list[place.Place]:
         """Return where a layer may be had: its own URLs, mirrors that are of use, the registry."""
         useful = [endpoint for endpoint in self._endpoints if not (endpoint.is_mirror and endpoint.is_given_up)]
-        return place.foreign(blob, self.transport, self._subject) + [place.of_endpoint(one) for one in useful]
+        foreign = place.foreign(blob, self.transport, MIRROR_ATTEMPTS)
+        return foreign + [place.of_endpoint(one) for one in useful]
 
     def chunks(self, blob: Blob, start: int, cancel: Cancel) -> Iterator[bytes]:
         """Yield a layer's bytes from the first place that may have it."""
@@ -151,17 +152,15 @@ def _tags(endpoint: Endpoint) -> Iterator[str]:
 
     Raises BadInput for pages without end, or tags that are none.
     """
-    path, count = f"tags/list?n={TAG_PAGES}", 0
+    path, asked, count = f"tags/list?n={TAG_PAGES}", set[str](), 0
     what = f"the tags of '{endpoint.subject}'"
-    for _ in range(TAG_PAGES):
+    while path:
+        asked.add(path)
         found, path = _tag_page(endpoint, path, what)
         yield from found
         count += len(found)
-        if not path:
-            return
-        if count > TAGS:
-            break
-    raise errors.BadInput(f"{what} come without end")
+        if path in asked or len(asked) > TAG_PAGES or count > TAGS:
+            raise errors.BadInput(f"{what} come without end")
 
 
 def _tag_page(endpoint: Endpoint, path: str, what: str) -> tuple[list[str], str]:
