@@ -15,7 +15,7 @@ GUEST_SOURCES = $(wildcard banger_tools/guest/*.py banger_tools/guest/src/*)
 PACKAGES = python3 python3-venv e2fsprogs mmdebstrap uidmap fakeroot qemu-system-x86 qemu-utils \
 	openssh-client ca-certificates zstd
 # What the tests check the programs with.
-TEST_PACKAGES = docker-registry skopeo umoci podman libarchive-tools tar rsync bzip2 busybox-static cpio strace jq \
+TEST_PACKAGES = docker-registry skopeo umoci podman libarchive-tools tar rsync bzip2 busybox-static cpio strace jq faketime \
 	attr acl libcap2-bin openssl procps mandoc man-db shellcheck bash bash-completion zsh fish xz-utils \
 	git curl gcc libc6-dev mount iproute2 systemd passwd
 

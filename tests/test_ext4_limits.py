@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import subprocess
 from pathlib import Path
@@ -42,25 +43,17 @@ def assert_kernel_agrees(image: Path, found: Tree, folder: Path) -> None:
 
 @pytest.mark.root
 def test_times_owners_devices_and_targets_at_their_ends(tmp_path: Path) -> None:
-    times = [
-        (-(1 << 31), 0),
-        (-(1 << 31), 999_999_999),
-        (-1, 1),
-        (0, 0),
-        ((1 << 31) - 1, 5),
-        (1 << 31, 6),
-        (1 << 32, 7),
-    ]
-    times += [((1 << 33) + 5, 8), ((1 << 34) - (1 << 31) - 1, 999_999_999)]
+    last = (1 << 34) - (1 << 31) - 1
+    seconds = [-(1 << 31), -1, 0, (1 << 31) - 1, 1 << 31, 1 << 32, (1 << 33) + 5, last]
+    times = [(second, part) for second in seconds for part in (0, 1, 999_999_999)]
     entries = [Entry(f"/time{n}", "file", mtime=time) for n, time in enumerate(times)]
     ids = [0, 1, 65_534, 65_535, 65_536, 1 << 31, tree.MAX_ID]
     entries += [Entry(f"/id{n}", "symlink", uid=n, gid=ids[-1 - k], target="x", mode="0777") for k, n in enumerate(ids)]
     numbers = [(0, 0), (1, 3), (255, 255), (255, 256), (256, 1), (259, 70_000), (4095, (1 << 20) - 1)]
-    entries += [Entry(f"/dev{n}", kind, rdev=n, mode="0600") for n in numbers for kind in ("char",)]
+    entries += [Entry(f"/dev{n}", "char", rdev=n, mode="0600") for n in numbers]
     entries += [Entry(f"/disk{n}", "block", rdev=n, mode="0660") for n in numbers]
-    entries += [
-        Entry(f"/link{n}", "symlink", target="t" * n, mode="0777") for n in (1, 58, 59, 60, 61, 255, 4094, 4095)
-    ]
+    lengths = (1, 58, 59, 60, 61, 255, 4094, 4095)
+    entries += [Entry(f"/link{n}", "symlink", target="t" * n, mode="0777") for n in lengths]
     entries += [Entry(f"/mode{mode}", "file", mode=mode) for mode in ("0000", "0777", "1644", "2755", "4755", "7777")]
     names = [b"/\xff\xfe", b"/caf\xe9", b"/\n\t\x01", b"/\\x41'\"", b"/" + b"\xf0" * 255, "/\u202e\u0301".encode()]
     entries += [tree.new_entry(name, "fifo") for name in names]
@@ -70,8 +63,6 @@ def test_times_owners_devices_and_targets_at_their_ends(tmp_path: Path) -> None:
 @pytest.mark.root
 @pytest.mark.parametrize("total", [90, 100, 120, 3900, 4060])
 def test_xattrs_fill_the_inode_and_the_block(tmp_path: Path, total: int) -> None:
-    import base64
-
     def value(size: int) -> str:
         return base64.b64encode(os.urandom(size)).decode()
 
@@ -109,11 +100,12 @@ def test_file_over_4_gib_that_is_all_mapped(tmp_path: Path) -> None:
 def test_sparse_files_up_to_16_tib_and_trees_of_extents_of_depth_2(tmp_path: Path) -> None:
     data = b"0123456789" * 500
     many = [(n * 12_288 + 100, n % 4000, 900) for n in range(3000)]
+    far = [(0, 0, 10), (5 * GIB, 10, 5000 - 10), (MAX_FILE - 9, 1, 9)]
     entries = [
-        Entry("/end", "file", size=MAX_FILE, data=(0, 0), segments=[(0, 0, 10), (5 * GIB, 10, 5000 - 10), (MAX_FILE - 9, 1, 9)]),
+        Entry("/end", "file", size=MAX_FILE, data=(0, 0), segments=far),
         Entry("/hole", "file", size=1 << 40, data=(0, 0), segments=[]),
         Entry("/many", "file", size=3000 * 12_288, data=(0, 0), segments=many),
-    ]  # fmt: skip
+    ]
     image, _ = built(tmp_path, entries, data)
     assert debugfs(image, "stat /many").count("(ETB") > 9
     with trees.mounted(image, tmp_path / "mount") as mount:
@@ -180,7 +172,7 @@ def test_folder_of_200_000_long_names_has_two_levels_of_index_and_every_name_is_
 def test_folder_with_more_names_than_two_levels_hold_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(directory, "MAX_LEAVES", 20)  # else it takes some 60 million names
     with pytest.raises(errors.BadInput, match="'/flat' has 5000 names, more than an ext4 folder can index"):
-        plan([Entry("/", "dir"), Entry("/flat", "dir"), *(Entry(f"/flat/{n}", "fifo") for n in range(5000))])
+        plan([Entry("/", "dir"), Entry("/flat", "dir"), *(Entry(f"/flat/{n:0100}", "fifo") for n in range(5000))])
 
 
 @pytest.mark.root
