@@ -297,6 +297,8 @@ def _split(path: bytes) -> tuple[bytes, bytes | None]:
 
     Raises Refused for what can only be an attack or a mistake.
     """
+    if path.startswith(b"./"):
+        path = path[2:]  # how all names begin where a whole folder was packed
     folder, _, name = path.rpartition(b"/")
     if name in (b"", b".", b"..") or b"/." in path or path.startswith(b".") or b"//" in path:
         parts = [part for part in path.split(b"/") if part not in (b"", b".")]
