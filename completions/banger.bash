@@ -142,7 +142,7 @@ _banger_about() {
       esac
       ;;
     'banger image list')
-      options='--json --names --quiet --progress= --help --version -v' argument=any
+      options='--available --json --names --quiet --progress= --help --version -v' argument=any
       case $2 in
         --progress) value='words auto always never json' ;;
       esac

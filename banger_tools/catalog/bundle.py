@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -199,7 +200,7 @@ def _download(task: Task, transfer: _Transfer, part: Path) -> Unpacked:
     try:
         return transfer.unpacked(part)
     except digests.Mismatch as error:
-        if not is_part and not transfer.is_pieced:
+        if isinstance(error, resume.WrongSize) or not (is_part or transfer.is_pieced):
             raise
         console.warning(f"{error.message}; fetching all of it anew")
     return transfer.unpacked(part, ranged=False)
@@ -247,8 +248,8 @@ class _Transfer:
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.is_file():
             files.discard(target)  # something else that came to stand there
+        os.utime(part, ns=(time.time_ns(), os.stat(part).st_mtime_ns))  # its last use; `lease.use` would wait for us
         files.place(part, target, force=True)  # not flushed to the disk: whoever reads it checks its digest
-        lease.use(target)
         if self._task.ref.digest is None:
             memory = _memory(self._task.ref, self._task.cache)
             memory.parent.mkdir(parents=True, exist_ok=True)

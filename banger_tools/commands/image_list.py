@@ -1,19 +1,25 @@
-"""banger image list: list the images.
+"""banger image list: list the images, or those that can be had by name.
 
 Usage:
   banger image list [options]
 
 Options:
-  --json   Print an array of objects, one an image.
-  --names  Print the names only, one a line.
+  --available  List what the catalogs offer instead of what is here.
+  --json       Print an array of objects, one an image.
+  --names      Print the names only, one a line.
   @talk
 
 Description:
   An image is a folder in the store, with its manifest in image.json. A broken one is listed as such, and said
   what is wrong with it.
 
+  With --available these are the entries of the catalogs of config.toml and of the one that comes with banger, in the
+  order in which they are tried: of a name with several the first that this host can use is taken. A catalog behind
+  a URL is asked once a day; one that cannot be read is said to be so, and the others are listed.
+
 Examples:
   $ banger image list
+  $ banger image list --available
   $ banger image list --json | jq -r '.[] | select(.size > 1e9) | .name'
 
 Exit status:
@@ -78,6 +84,41 @@ def row(image: Manifest) -> Row:
     return Row(published.name, source, image.architecture, status.st_size, used, kernel, published.path)
 
 
+class Offer(NamedTuple):
+    """An entry of a catalog: what a list tells of it. The size is that of a bundle, in bytes."""
+
+    name: str
+    source: str
+    architecture: str | None
+    size: int | None
+    kernel: str | None
+    description: str | None
+    catalog: str
+
+
+def offers() -> list[Offer]:
+    """Return the entries of all catalogs, in the order in which they are tried."""
+    from banger_tools import pipeline
+    from banger_tools.catalog import origins
+
+    found = []
+    for origin in origins.all_origins(pipeline.catalogs({})):
+        try:
+            images = origin.read().images
+        except errors.BangerError as error:
+            console.warning(error.message)
+            continue
+        found += [Offer(e.name, e.text, e.arch, e.size, e.kernel_ref, e.description, origin.label) for e in images]
+    return found
+
+
+def shown_offers(found: Sequence[Offer]) -> str:
+    """Return the entries of catalogs as a table for people."""
+    head = ("NAME", "SOURCE", "ARCH", "SIZE", "DESCRIPTION")
+    body = [(o.name, o.source, o.architecture or "-", _size(o.size), o.description or "-") for o in found]
+    return console.table([head, *body])
+
+
 def shown(found: Sequence[Row]) -> str:
     """Return the list as a table for people."""
     head = ("NAME", "SOURCE", "ARCH", "SIZE", "USED", "KERNEL")
@@ -93,14 +134,24 @@ def _kernel(found: Row) -> str:
     return "broken" if found.problem else found.kernel or "-"
 
 
+def _print(found: Sequence[Row] | Sequence[Offer], arguments: cli.Arguments, table: str) -> None:
+    if arguments["--json"]:
+        sys.stdout.write(json.dumps([one._asdict() for one in found], indent=2) + "\n")
+    elif arguments["--names"]:
+        sys.stdout.write("".join(f"{name}\n" for name in dict.fromkeys(one.name for one in found)))
+    else:
+        sys.stdout.write(table)
+
+
 def work(arguments: cli.Arguments) -> None:
     """Print the list."""
-    found = rows()
-    if arguments["--json"]:
-        sys.stdout.write(json.dumps([r._asdict() for r in found], indent=2) + "\n")
+    if arguments["--available"]:
+        available = offers()
+        _print(available, arguments, shown_offers(available))
         return
-    sys.stdout.write("".join(f"{r.name}\n" for r in found) if arguments["--names"] else shown(found))
-    for broken in filter(lambda r: r.problem, found):
+    found = rows()
+    _print(found, arguments, shown(found))
+    for broken in () if arguments["--json"] else filter(lambda r: r.problem, found):
         console.warning(f"image '{Path(broken.path).name}': {broken.problem}")
 
 

@@ -12,8 +12,8 @@ Options:
   --replace             Take the place of an image of that name.
   --size=SIZE           Size of the root filesystem, as in 4G (else what it needs and a quarter more).
   --platform=OS/ARCH    Platform to choose from an image for several (else this machine's).
-  --pull=WHEN           When to ask the source what REF is: always, missing or never (else always; with
-                        --offline never).
+  --pull=WHEN           When to ask the source what REF is now: always, missing or never (else always, if that is
+                        allowed).
   --offline             Use only what was fetched before.
   --kernel-ref=REF      Kernel to go with it: one of the store by name, or apt:PACKAGE.
   --keep-work=DIR       Keep each stage's manifest and artifact in DIR, an empty folder or a new one.
