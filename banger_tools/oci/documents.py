@@ -158,6 +158,30 @@ def decode(data: bytes, kind: type[Any], what: str) -> Any:
         raise errors.BadInput(f"{what} is not JSON: {error}") from error
 
 
+def decode_any(data: bytes, what: str) -> dict[str, Any]:
+    """Return a JSON object as it is.
+
+    Raises BadInput if it is none, or more than anybody has in one.
+    """
+    check_values(data, what)
+    value: dict[str, Any] = decode(data, dict[str, Any], what)
+    if not _is_flat(value, limits.NESTING):
+        raise errors.BadInput(f"{what} is nested more than {limits.NESTING} deep")
+    return value
+
+
+def check_values(data: bytes, what: str) -> None:
+    """Raise BadInput if a document has too many values; counted generously, since strings may hold commas, too."""
+    if sum(map(data.count, (b",", b"[", b"{"))) > limits.VALUES:
+        raise errors.BadInput(f"{what} has more than {limits.VALUES} values")
+
+
+def _is_flat(value: object, depth: int) -> bool:
+    """Tell whether a value has at most `depth` levels."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth >= 0 and all(_is_flat(one, depth - 1) for one in inner)
+
+
 def verified(descriptor: Descriptor, data: bytes, what: str) -> bytes:
     """Return a document's bytes after checking their digest.
 
@@ -180,6 +204,7 @@ def is_index(document: Document, what: str) -> bool:
 
     Raises BadInput for documents that are neither, that claim to be both (CVE-2021-41190), or are of schema 1.
     """
+    check_values(document.data, what)
     outline: _Outline = decode(document.data, _Outline, what)
     if outline.schema_version == 1 or outline.fs_layers:
         raise errors.BadInput(
@@ -291,7 +316,7 @@ def read_config(
     Raises BadInput if it has no root filesystem, is of another OS, or not of the platform that was asked for.
     """
     what = f"the configuration of '{subject}'"
-    raw = decode(data, dict[str, Any], what)
+    raw = decode_any(data, what)
     config = decode(data, _Config, what)
     if config.rootfs is None or config.rootfs.diff_ids is None:
         raise errors.BadInput(f"{what} lists no layers: it is not an image with a root filesystem")

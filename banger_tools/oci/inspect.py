@@ -42,7 +42,7 @@ def describe(image: Image) -> dict[str, Any]:
         "platforms": list(dict.fromkeys(_platforms(image.documents[:-2]))) if root is not manifest else None,
         "platform": documents.show_platform(image.platform) if image.platform else None,
         "manifest_digest": manifest.descriptor.digest if manifest else None,
-        "manifest": documents.decode(manifest.data, dict[str, Any], "the manifest") if manifest else None,
+        "manifest": documents.decode_any(manifest.data, "the manifest") if manifest else None,
         "config": image.config,
         "layers": layers,
         "size": sum(blob.size or 0 for blob in image.layers),

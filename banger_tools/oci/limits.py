@@ -7,6 +7,12 @@ from typing import NamedTuple
 DOCUMENT = 4 << 20
 """Bytes of a manifest, an index or a configuration; what registries themselves allow."""
 
+VALUES = 100_000
+"""Lists, objects and members of a document: each takes a hundred times its text in memory."""
+
+NESTING = 32
+"""Lists in lists and objects in objects of a configuration; real ones have six."""
+
 INDEX_DEPTH = 4
 """Indexes in indexes."""
 
