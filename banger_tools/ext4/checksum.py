@@ -10,7 +10,7 @@ import struct
 
 from crc32c import crc32c
 
-from banger_tools.ext4.structures import GroupDescriptor, Inode, Superblock
+from banger_tools.ext4.structures import GroupDescriptor, Superblock
 
 _PAIR = struct.Struct("<II")
 
@@ -53,33 +53,33 @@ def descriptor_checksum(superblock: Superblock, seed: int, group: int, descripto
     return 0
 
 
-def inode_checksum(seed: int, raw: bytearray, number: int, generation: int) -> int:
-    """Return the checksum of an inode whose checksum fields are zero."""
-    return final(crc32c(raw, crc32c(_PAIR.pack(number, generation), seed)))
-
-
-def inode_is_sound(seed: int, inode: Inode, number: int) -> bool:
+def inode_is_sound(seed: int, raw: bytes | bytearray, number: int) -> bool:
     """Tell whether an inode has the checksum that it should have."""
-    value = _whole_inode(seed, inode, number)
-    if inode.extra_isize < 4:
-        return inode.i_checksum_lo == value & 0xFFFF
-    return inode.i_checksum_lo | inode.i_checksum_hi << 16 == value
+    value = _whole_inode(seed, raw, number)
+    if _has_high_half(raw):
+        return raw[0x7C:0x7E] + raw[0x82:0x84] == value.to_bytes(4, "little")
+    return raw[0x7C:0x7E] == value.to_bytes(4, "little")[:2]
 
 
-def seal_inode(seed: int, inode: Inode, number: int) -> None:
+def seal_inode(seed: int, raw: bytearray, number: int) -> None:
     """Set an inode's checksum: the low half always, the high half where the inode has room for it."""
-    value = _whole_inode(seed, inode, number)
-    inode.i_checksum_lo = value & 0xFFFF
-    if inode.extra_isize >= 4:
-        inode.i_checksum_hi = value >> 16
+    value = _whole_inode(seed, raw, number).to_bytes(4, "little")
+    raw[0x7C:0x7E] = value[:2]  # i_checksum_lo
+    if _has_high_half(raw):
+        raw[0x82:0x84] = value[2:]  # i_checksum_hi
 
 
-def _whole_inode(seed: int, inode: Inode, number: int) -> int:
-    raw = bytearray(inode.raw)
-    raw[0x7C:0x7E] = b"\0\0"  # i_checksum_lo
-    if inode.extra_isize >= 4:
-        raw[0x82:0x84] = b"\0\0"  # i_checksum_hi
-    return inode_checksum(seed, raw, number, inode.i_generation)
+def _has_high_half(raw: bytes | bytearray) -> bool:
+    return len(raw) > 0x84 and (raw[0x80] >= 4 or raw[0x81] > 0)  # i_extra_isize
+
+
+def _whole_inode(seed: int, raw: bytes | bytearray, number: int) -> int:
+    """Return the checksum of an inode, whatever its checksum fields hold now: they count as zero."""
+    blank = bytearray(raw)
+    blank[0x7C:0x7E] = b"\0\0"
+    if _has_high_half(raw):
+        blank[0x82:0x84] = b"\0\0"
+    return final(crc32c(blank, crc32c(number.to_bytes(4, "little") + raw[0x64:0x68], seed)))
 
 
 def crc16(data: bytes, value: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from banger_tools import errors, process
 from banger_tools.ext4 import checksum
@@ -12,6 +12,7 @@ from banger_tools.ext4 import structures as s
 from banger_tools.ext4.image import Image
 from banger_tools.ext4.structures import Inode
 
+LARGEST_WRITE = 1 << 20
 _KNOWN_RO_COMPAT = sum(s.RO_COMPAT.values())
 
 
@@ -40,13 +41,6 @@ def _set_state(image: Image, state: int) -> None:
     os.fsync(image.descriptor)
 
 
-def write_inode(image: Image, number: int, inode: Inode) -> None:
-    """Write an inode back, with its checksum."""
-    if image.superblock.has("metadata_csum"):
-        checksum.seal_inode(image.seed, inode, number)
-    os.pwrite(image.descriptor, inode.raw, image.inode_place(number))
-
-
 def set_owners(image: Image, changes: Mapping[int, tuple[int, int, int]]) -> None:
     """Write i_mode, i_uid and i_gid of inodes by their numbers.
 
@@ -59,9 +53,31 @@ def set_owners(image: Image, changes: Mapping[int, tuple[int, int, int]]) -> Non
     with editing(image):
         for number, inode in inodes.items():
             inode.i_mode, inode.i_uid, inode.i_gid = changes[number]
-            write_inode(image, number, inode)
-    if quotas:
-        _count_quotas(image)
+            if image.has_checksums:
+                checksum.seal_inode(image.seed, inode.raw, number)
+        for place, raw in _joined(inodes.values()):
+            _write(image, raw, place)
+        if quotas:
+            _count_quotas(image)
+
+
+def _write(image: Image, raw: bytes, place: int) -> None:
+    while raw:
+        written = os.pwrite(image.descriptor, raw, place)
+        raw, place = raw[written:], place + written
+
+
+def _joined(inodes: Iterable[Inode]) -> Iterator[tuple[int, bytes]]:
+    """Yield the bytes of inodes in the order of their places, neighbours in one piece."""
+    start, piece = 0, bytearray()
+    for inode in inodes:
+        if piece and (inode.place != start + len(piece) or len(piece) > LARGEST_WRITE):
+            yield start, bytes(piece)
+            piece.clear()
+        if not piece:
+            start = inode.place
+        piece += inode.raw
+    yield start, bytes(piece)
 
 
 def _count_quotas(image: Image) -> None:

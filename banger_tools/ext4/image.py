@@ -66,6 +66,7 @@ class Image:
         self.geometry = Geometry(self.superblock)
         self.check_geometry()
         self.reads_left = max(_READS_AT_LEAST, 2 * self.geometry.blocks)
+        self.has_checksums = self.superblock.has("metadata_csum")
         self.seed = checksum.filesystem_seed(self.superblock)
         self.descriptors = self.read_descriptors()
         if self.superblock.has("mmp"):
@@ -138,7 +139,7 @@ class Image:
         g = self.geometry
         table = b"".join(self.block(g.descriptor_block(index)) for index in range(g.table_blocks))
         found = [GroupDescriptor(table[g.desc_size * n : g.desc_size * (n + 1)]) for n in range(g.groups)]
-        if self.superblock.has("metadata_csum") or self.superblock.has("gdt_csum"):
+        if self.has_checksums or self.superblock.has("gdt_csum"):
             for group, descriptor in enumerate(found):
                 wanted = checksum.descriptor_checksum(self.superblock, self.seed, group, descriptor)
                 if descriptor.bg_checksum != wanted:
@@ -166,10 +167,10 @@ class Image:
     def inode(self, number: int) -> Inode:
         """Return an inode as a copy of its bytes, whose checksum is right."""
         place = self.inode_place(number)
-        inode = Inode(os.pread(self.descriptor, self.geometry.inode_size, place), place)
-        if self.superblock.has("metadata_csum") and not checksum.inode_is_sound(self.seed, inode, number):
+        raw = os.pread(self.descriptor, self.geometry.inode_size, place)
+        if self.has_checksums and not checksum.inode_is_sound(self.seed, raw, number):
             raise self.broken(f"the checksum of inode {number} is wrong")
-        return inode
+        return Inode(raw, place)
 
     def owner(self, number: int) -> tuple[int, int, int]:
         """Return i_mode, i_uid and i_gid of an inode as they were when its piece of a table was read first."""
