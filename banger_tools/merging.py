@@ -235,6 +235,8 @@ def _sources(part: Part, digest: str | None, reader: Reader | None) -> list[Sour
     from banger_tools.tree import SourceFile
 
     if isinstance(reader, Base):
+        for source in reader.found.sources:
+            lease.use_cached(Path(source.path))
         return reader.found.sources
 
     if part.diff_id is not None and digest != part.diff_id:

@@ -192,12 +192,14 @@ class _Reader:
             raise Corrupt(f"corrupt tar header at byte {position}: {field!r} is not a number")
         return int(text, 8)
 
-    def plain(self, fields: tuple[bytes, ...], stored: int, data: int, position: int) -> Member:
-        """Return the member that one header describes without any extension."""
-        name = fields[0].split(b"\0", 1)[0]
+    def plain(
+        self, fields: tuple[bytes, ...], stored: int, data: int, position: int, renamed: bytes | None = None
+    ) -> Member:
+        """Return the member that one header describes, under the name that an extension gave it if one did."""
+        name = fields[0].split(b"\0", 1)[0] if renamed is None else renamed
         kind = _TYPES[fields[7]]
         prefix = _prefix(fields)
-        if prefix:
+        if prefix and renamed is None:
             name = prefix + b"/" + name
         if kind == FILE and name.endswith(b"/"):
             kind = DIR  # how v7 wrote folders
@@ -246,13 +248,13 @@ class _Reader:
         if "size" in records:
             size = _decimal(records["size"], position)
         stored = size if fields[7][0] in _WITH_DATA else 0
-        member = self.plain(fields, stored, data, position)
+        # The name in the header may be cut, perhaps after a slash: it must not tell what the entry is.
+        renamed = records.get("GNU.sparse.name") or records.get("path") or extended.name
+        member = self.plain(fields, stored, data, position, renamed)
         changes = _overrides(records, extended, position)
         member = _checked(member._replace(**changes), position)  # type: ignore[arg-type]
         if member.xattrs and ACCESS in member.xattrs:
             member = _with_acl(member)
-        if member.type == FILE and member.name.endswith(b"/"):
-            member = member._replace(type=DIR, size=0)
         if member.type == FILE:
             member = self.sparse_member(member, fields, records, extended, stored, position)
         return member, stored

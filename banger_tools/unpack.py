@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -196,6 +198,7 @@ def unpack(found: Tree, contents: Contents, folder: Path) -> Missing:
 
     Raises BadInput naming an entry whose file changed.
     """
+    _allow_depth()
     root = os.open(folder, _FOLDER)
     unpacker = Unpacker(root, contents)
     try:
@@ -204,6 +207,12 @@ def unpack(found: Tree, contents: Contents, folder: Path) -> Missing:
         unpacker.close()
         os.close(root)
     return unpacker.missing
+
+
+def _allow_depth() -> None:
+    """Allow as many open folders as a deep tree needs, of which each level takes one or two."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most if most != resource.RLIM_INFINITY else 1 << 16, most))
 
 
 def refuse_taken(target: Path) -> None:
@@ -255,6 +264,7 @@ def _place(temporary: Path, target: Path) -> None:
 
 def _let_remove(folder: Path) -> None:
     """Make all folders writable, so that an ordinary user can remove them; nothing that a symlink names is touched."""
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), 10_000))  # rmtree calls itself for each level
     pending = [folder]
     while pending:
         place = pending.pop()

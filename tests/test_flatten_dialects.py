@@ -131,6 +131,20 @@ def test_sparse_file_of_star_is_refused_and_not_misread(tmp_path: Path) -> None:
     assert b"star" in done.stderr
 
 
+@pytest.mark.parametrize("form", ["posix", "gnu", "oldgnu"])
+def test_long_name_that_its_header_cuts_after_a_slash_is_no_folder(tmp_path: Path, form: str) -> None:
+    source = tmp_path / "root"
+    for length in range(95, 103):
+        folder = source / "/".join(["d" * 30, "e" * (length - 32)])
+        folder.mkdir(parents=True)
+        (folder / "file").write_text("content")
+        folders.sparse(folder / "holes", 1 << 20, {1 << 19: b"data"})
+    command = ["tar", "-C", source, f"--format={form}", "--sparse", "-cf", tmp_path / "in.tar", "."]
+    subprocess.run(command, check=True)
+    ours, wanted = flattened(tmp_path / "in.tar"), trees.of_folder(source)
+    assert trees.differences(whole_seconds(ours), whole_seconds(wanted)) == []
+
+
 def test_global_records_hold_until_others_come(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "in.tar", "w", format=tarfile.PAX_FORMAT, pax_headers={"uid": "3000000"}) as out:
         trees.add(out, "one")

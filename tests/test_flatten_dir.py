@@ -6,14 +6,15 @@ import contextlib
 import os
 import subprocess
 import tarfile
-import threading
-from collections.abc import Iterator
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from banger_tools import contents, tree, unpack
+from banger_tools import contents, errors, tree, unpack
 from tests import folders, support, trees
+from tests.stacks import comparable, hard, holding, layer, manifest, soft, umoci_unpack, write_layers
 
 
 @pytest.fixture(scope="module")
@@ -53,65 +54,63 @@ def test_symlinks_of_an_image_lead_nowhere(tmp_path: Path) -> None:
     assert (after.st_mtime_ns, after.st_nlink, after.st_ino) == (before.st_mtime_ns, before.st_nlink, before.st_ino)
 
 
-@contextlib.contextmanager
-def attacker(folder: Path, outside: Path) -> Iterator[None]:
-    """Replace, over and over, what is in a folder by symlinks and hardlinks to things outside."""
-    stop = threading.Event()
-
-    def attack() -> None:
-        while not stop.is_set():
-            for place in list(folder.rglob("*"))[:200]:
-                with contextlib.suppress(OSError):
-                    aside = place.with_name(f"{place.name}-moved")
-                    if place.is_dir() and not place.is_symlink():
-                        os.rename(place, aside)
-                        os.symlink(outside, place)
-                    elif place.is_symlink() or place.is_fifo():
-                        os.unlink(place)
-                        os.link(outside / "victim", place)
-
-    thread = threading.Thread(target=attack)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+# After which call the attacker acts, on which name, and what it puts there.
+ATTACKS = [
+    ("mkdir", b"dir", "symlink"),
+    ("symlink", b"link", "hardlink"),
+    ("mknod", b"fifo", "hardlink"),
+    ("mknod", b"fifo", "symlink"),
+    ("open", b"dir", "symlink"),
+    ("open", b"file", "hardlink"),
+    ("open", b"file", "symlink"),
+    ("link", b"hard", "symlink"),
+]
 
 
 @pytest.mark.root
-def test_attacker_in_the_folder_gets_nothing_outside_touched(tmp_path: Path) -> None:
-    outside = tmp_path / "outside"
+@pytest.mark.parametrize(("call", "name", "kind"), ATTACKS)
+def test_attacker_in_the_folder_gets_nothing_outside_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, name: bytes, kind: str
+) -> None:
+    """Right after a call that made something, somebody puts a link to a thing outside in its place."""
+    outside, folder = tmp_path / "outside", tmp_path / "folder"
     outside.mkdir()
+    folder.mkdir()
     (outside / "victim").write_text("mine")
     (outside / "victim").chmod(0o600)
-    os.utime(outside / "victim", ns=(0, 0))
-    os.utime(outside, ns=(0, 0))
-    entries = [tree.Entry("/", "dir")]
-    for one in "abcdefgh":
-        entries.append(tree.Entry(f"/{one}", "dir", "0777", uid=1, mtime=(5, 0)))
-        for two in range(30):
-            entries.append(tree.Entry(f"/{one}/{two:02}", "dir", "0777", uid=1, mtime=(5, 0)))
-            entries.append(tree.Entry(f"/{one}/{two:02}/fifo", "fifo", "0777", uid=1, mtime=(5, 0)))
-            entries.append(tree.Entry(f"/{one}/{two:02}/link", "symlink", "0777", uid=1, mtime=(5, 0), target="x"))
-            entries.append(tree.Entry(f"/{one}/{two:02}/victim", "file", "0777", uid=1, mtime=(5, 0)))
-    found = tree.Tree([], entries)
-    outcomes = set()
-    for number in range(20):
-        folder = tmp_path / f"attacked-{number}"
-        folder.mkdir()
-        with attacker(folder, outside):
-            try:
-                with contents.opened([], entries) as nothing:
-                    unpack.unpack(found, nothing, folder)
-                outcomes.add("done")
-            except Exception as error:
-                outcomes.add(type(error).__name__)
-        info = (outside / "victim").stat()
-        assert (info.st_mode & 0o777, info.st_uid, info.st_mtime_ns, info.st_size) == (0o600, 0, 0, 4)
-        assert [path.name for path in outside.iterdir()] == ["victim"]
-        assert outside.stat().st_mtime_ns == 0
-    assert outcomes != {"done"}, "the attacker never came in time"
+    for path in (outside / "victim", outside):
+        os.utime(path, ns=(0, 0))
+    original, attacks = getattr(os, call), []
+
+    def attacked(*arguments: Any, **options: Any) -> Any:
+        result = original(*arguments, **options)
+        if name in arguments and not attacks:
+            attacks.append(name)
+            place = folder / os.fsdecode(name)
+            os.rename(place, folder / "moved-away")
+            if kind == "symlink":
+                os.symlink_before(outside if name == b"dir" else outside / "victim", place)  # type: ignore[attr-defined]
+            else:
+                os.link_before(outside / "victim", place)  # type: ignore[attr-defined]
+        return result
+
+    monkeypatch.setattr(os, "symlink_before", os.symlink, raising=False)
+    monkeypatch.setattr(os, "link_before", os.link, raising=False)
+    monkeypatch.setattr(os, call, attacked)
+    entries = [tree.Entry("/", "dir"), tree.Entry("/dir", "dir", "0777", uid=1, mtime=(5, 0))]
+    entries.append(tree.Entry("/dir/victim", "file", "0777", uid=1, mtime=(5, 0)))
+    for one, target in (("fifo", None), ("link", "x"), ("file", None)):
+        kind_of_entry = {"link": "symlink"}.get(one, one)
+        entries.append(tree.new_entry(b"/" + one.encode(), kind_of_entry))
+        entries[-1].mode, entries[-1].uid, entries[-1].mtime, entries[-1].target = "0777", 1, (5, 0), target
+    entries.append(tree.Entry("/hard", "hardlink", target="/file"))
+    with contents.opened([], entries) as nothing, contextlib.suppress(OSError, errors.BadInput):
+        unpack.unpack(tree.Tree([], entries), nothing, folder)
+    assert attacks, "the call was never made"
+    info = (outside / "victim").stat()
+    assert (info.st_mode & 0o777, info.st_uid, info.st_mtime_ns, info.st_size) == (0o600, 0, 0, 4)
+    assert [path.name for path in outside.iterdir()] == ["victim"]
+    assert outside.stat().st_mtime_ns == 0
 
 
 def test_folder_that_is_not_empty_a_file_or_a_symlink_is_refused(tmp_path: Path) -> None:
@@ -150,12 +149,70 @@ def test_failing_run_leaves_nothing(tmp_path: Path) -> None:
     assert list(made.iterdir()) == []
 
 
-def test_deep_tree_becomes_a_folder(tmp_path: Path) -> None:
+def test_deep_tree_becomes_a_folder_or_nothing(tmp_path: Path) -> None:
     path = tmp_path / "deep.tar"
+    deep = "/".join(["d"] * 990)
     with trees.new_tar(path) as out:
-        trees.add(out, "/".join(["d"] * 900) + "/file", data=b"x")
+        trees.add(out, f"{deep}/file", data=b"x")
+        trees.add(out, f"{deep}/other", tarfile.LNKTYPE, linkname=f"{deep}/file")
     support.run_ok("bg-flatten", "-C", tmp_path, f"--dir={tmp_path}/out", path)
-    assert len(list((tmp_path / "out").rglob("*"))) == 901
+    depth, place = 0, os.open(tmp_path / "out", os.O_RDONLY)
+    while os.listdir(place) == ["d"]:
+        below = os.open("d", os.O_RDONLY, dir_fd=place)
+        os.close(place)
+        depth, place = depth + 1, below
+    assert (depth, sorted(os.listdir(place)), os.stat("file", dir_fd=place).st_nlink) == (990, ["file", "other"], 2)
+    os.close(place)
+    subprocess.run(["rm", "-rf", tmp_path / "out"], check=True)
+    found = tree.read(tmp_path / "tree.jsonl")
+    found.entries.append(tree.Entry("/zzz", "file", size=5, data=(0, 1 << 30)))
+    (tmp_path / "tree.jsonl").unlink()
+    tree.write(tmp_path / "broken.jsonl", found)
+    done = support.run("bg-flatten", "-C", tmp_path, f"--dir={tmp_path}/out", tmp_path / "broken.jsonl")
+    assert done.returncode == 65
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["broken.jsonl", "deep.tar"]
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.02, 0.1])
+def test_interrupted_run_leaves_nothing(tmp_path: Path, moment: float) -> None:
+    source = tmp_path / "in"
+    for number in range(40):
+        (source / str(number)).mkdir(parents=True)
+        for other in range(60):
+            (source / str(number) / str(other)).write_text("x")
+    made = tmp_path / "made"
+    made.mkdir()
+    process = subprocess.Popen(
+        support.argv("bg-flatten", f"--dir={made}/out", source),
+        cwd=made,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        while process.poll() is None and not list(made.glob(".out.*")):
+            time.sleep(0.001)
+        time.sleep(moment)
+        process.terminate()
+        said = process.stderr.read() if process.stderr else b""
+    assert b"Traceback" not in said
+    if process.returncode == 143:
+        assert list(made.iterdir()) == []
+    else:  # it was done before the signal came
+        assert process.returncode == 0
+        assert len(list((made / "out").rglob("*"))) == 40 * 61
+
+
+@pytest.mark.root
+def test_folder_of_layers_is_what_umoci_unpacks(tmp_path: Path) -> None:
+    support.need("umoci")
+    lower = layer(
+        "a/", "a/old", holding("s", b"x", mode=0o6755, uid=1000), hard("a/t", "s"), "usr/", soft("lib", "/usr"), "gone"
+    )
+    upper = layer("a/new", "a/.wh..wh..opq", ("lib/d/", {"mode": 0o1777, "gid": 7}), ".wh.gone", hard("h", "s"))
+    reference = trees.of_folder(umoci_unpack([lower, upper], tmp_path))
+    text = manifest(write_layers([lower, upper], tmp_path))
+    support.run_ok("bg-flatten", "-C", tmp_path, f"--dir={tmp_path}/out", stdin=text)
+    assert trees.differences(comparable(trees.of_folder(tmp_path / "out")), comparable(reference)) == []
 
 
 def made_by_user(user: support.OrdinaryUser, source: Path, name: str) -> tuple[Path, bytes]:
