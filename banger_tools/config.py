@@ -1,4 +1,4 @@
-"""What the user settled once: `config.toml` in the configuration folder.
+"""What the user settled once: `config.toml` in ~/.config/banger, or in the folder config of BANGER_HOME.
 
 [registries."registry.example.org:5000"]
 mirrors = ["mirror.example.org/hub"]    # asked in this order before the registry itself
@@ -45,7 +45,7 @@ class Catalog(Struct, rename="kebab", forbid_unknown_fields=True, frozen=True):
 
 
 class Config(Struct, rename="kebab", forbid_unknown_fields=True, frozen=True):
-    """All of config.toml; without the file, the defaults."""
+    """All of it may be left out, and the file, too."""
 
     registries: dict[str, Registry] = field(default_factory=dict)
     catalogs: tuple[Catalog, ...] = ()

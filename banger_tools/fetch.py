@@ -4,7 +4,8 @@ Usage:
   bg-fetch [options] REF
 
 Arguments:
-  REF  What to fetch: an image in a registry, in a file or folder, or a suite of Debian packages.
+  REF  What to fetch: an image by its name in a catalog, in a registry, in a file or folder, a suite of Debian packages,
+       or a bundle.
 
 Options:
   --platform=PLATFORM   Choose os/arch[/variant] of an image that has several; default: this machine's.
@@ -102,7 +103,7 @@ Exit status:
   77  the registry refuses access
 
 See also:
-  bg-flatten(1), banger(1), skopeo-copy(1), mmdebstrap(1)
+  bg-flatten(1), banger(1), banger-catalog(5), banger-config(5), skopeo-copy(1), mmdebstrap(1)
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_origin
 
 from banger_tools import __version__, completions, docs
@@ -170,11 +171,43 @@ and prints it; what a program does not know it passes through untouched. The fir
 `{schema}`: a program refuses any other one."""
 
 
+def config_page() -> str:
+    """Return banger-config(5), out of the module that reads it."""
+    from banger_tools import config
+
+    structs = {"The file": config.Config, "[registries.HOST]": config.Registry, "[[catalogs]]": config.Catalog}
+    return _format_page("banger-config", config, structs, "banger(1) bg-fetch(1) banger-catalog(5)")
+
+
+def catalog_page() -> str:
+    """Return banger-catalog(5), out of the module that reads it."""
+    from banger_tools.catalog import entries
+
+    structs = {"The object": entries.Catalog, "images": entries.Entry}
+    return _format_page("banger-catalog", entries, structs, "banger-image-pull(1) bg-fetch(1) banger-config(5)")
+
+
+def _format_page(name: str, module: ModuleType, structs: Mapping[str, Any], see_also: str) -> str:
+    """Return the page of a format: the docstring of its module, and the structs that the format is read into."""
+    purpose, _, text = (module.__doc__ or "").strip().partition("\n\n")
+    title, _, rest = purpose.rstrip(".").partition(": ")
+    lines = [*_head(name, 5), ".SH NAME", f"{escape(name)} \\- {escape(title[:1].lower() + title[1:])}"]
+    lines += [".SH DESCRIPTION", _prose(f"{rest[:1].upper()}{rest[1:]}.")]
+    for paragraph in text.split("\n\n"):
+        is_example = paragraph.startswith(("[", "{", "$"))
+        lines += [".PP", *((".nf", escape(paragraph), ".fi") if is_example else (_prose(paragraph),))]
+    lines.append(".SH KEYS")
+    for heading, struct in structs.items():
+        lines += _struct_lines(heading, struct, (struct.__doc__ or "").strip())
+    return "\n".join([*lines, ".SH SEE ALSO", *_see_also(see_also)]) + "\n"
+
+
 def _fixed_keys() -> Iterator[str]:
     for name, text in (
         ("schema", "The kind and version of the manifest; required."),
         ("name", "A friendly name, which artifacts and images get by default."),
         ("image", "The configuration of the OCI image, as it came: Env, Entrypoint, Cmd, User, WorkingDir, Labels."),
+        ("origin", "Of an image out of a bundle: the `source` of what the bundle was made from."),
         (
             "history",
             "What was run: an array of objects with `tool`, `version` and the `options` that shaped the result.",
@@ -185,9 +218,13 @@ def _fixed_keys() -> Iterator[str]:
 
 def _section_lines(name: str, kind: Any, maker: str | None) -> Iterator[str]:
     struct, form = _struct_of(kind)
-    yield f".SS {escape(name)}"
     made = f" Made by {maker}(1)." if maker else ""
-    yield _prose(f"{form} {(struct.__doc__ or '').strip()}{made}".replace("\n    ", "\n"))
+    yield from _struct_lines(name, struct, f"{form} {(struct.__doc__ or '').strip()}{made}")
+
+
+def _struct_lines(heading: str, struct: Any, text: str) -> Iterator[str]:
+    yield f".SS {escape(heading)}"
+    yield _prose(re.sub(r"\n *", "\n", text).replace("\n\n", "\n"))
     for field, (words, required) in fields_of(struct).items():
         yield from (".TP", f"\\fB{escape(field)}\\fR ({words}{'' if required else ', optional'})", "")
 
@@ -223,7 +260,8 @@ def files() -> dict[str, str]:
     """Return all generated files of a checkout by their path in it."""
     known = manuals()
     pages = {f"man/{file_name(name)}.1": page(manual) for name, manual in known.items()}
-    return {**pages, "man/banger-manifest.5": manifest_page(), **completions.files(known)}
+    formats = {"manifest": manifest_page(), "catalog": catalog_page(), "config": config_page()}
+    return {**pages, **{f"man/banger-{name}.5": text for name, text in formats.items()}, **completions.files(known)}
 
 
 def write(root: Path) -> None:

@@ -72,6 +72,16 @@ def test_manifest_page_describes_every_section() -> None:
     assert "diff_id (digest)" in text
 
 
+@pytest.mark.parametrize(("name", "keys"), [("config", ["ca-file", "url"]), ("catalog", ["kernel_ref", "sha256"])])
+def test_pages_of_formats_show_every_key(name: str, keys: list[str]) -> None:
+    need("man")
+    page = ROOT / "man" / f"banger-{name}.5"
+    env = environment({"MANROFFSEQ": "", "MANWIDTH": "100", "LC_ALL": "C.UTF-8"})
+    done = subprocess.run(["man", "--warnings", "-l", page], capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(f"\n       {key} (" in shown(page) for key in keys)
+
+
 def test_examples_are_command_lines_that_parse() -> None:
     from banger_tools import cli
 

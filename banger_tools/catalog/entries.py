@@ -5,7 +5,13 @@
    "url": "https://example.org/debian-bookworm.tar.zst", "sha256": "<64 hex>", "size": 123456789},
   {"name": "debian-bookworm", "distro": "debian", "source": "apt:bookworm"}]}
 
-Entries of one name stand in the order of preference. Keys that are not known are allowed.
+Entries of one name stand in the order of preference. Keys that are not known are allowed. A catalog in a
+file may name files, relative to it; one behind a URL only what comes over a network, or packages.
+
+A bundle is a tar.zst that holds `rootfs.ext4` and `manifest.json`, regular files, and nothing else. The image went
+through bg-mkext4(1), bg-chown(1) and bg-inject(1), and the manifest is what the last of them printed:
+
+$ tar -C DIR -c rootfs.ext4 manifest.json | zstd >NAME.tar.zst
 """
 
 from __future__ import annotations
