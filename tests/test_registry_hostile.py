@@ -5,15 +5,18 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from banger_tools import errors
-from banger_tools.oci import http
+from banger_tools.oci import credentials, http
 from tests import pulls, registry
 from tests.pulls import Server, fetch_here, first_times, refused
 from tests.registry import Proxy
@@ -32,6 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pulls in this process make short pauses."""
     monkeypatch.setattr(http, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(http, "LONGEST_PAUSE", 1.0)
 
 
 def trickle(head: bytes, forever: bytes, stop: threading.Event) -> Iterator[bytes]:
@@ -152,3 +156,57 @@ def test_what_a_registry_says_of_an_error_is_passed_on(server: Server, banger_ho
     with registry.faulty(server.host, meddle) as proxy:
         said = refused(77, f"{proxy.host}/team/app:v1")
     assert "not\\x1b[31m today" in said
+
+
+HEADERS = ("WWW-Authenticate", "Location", "Retry-After", "Content-Type", "Docker-Content-Digest", "Content-Range")
+VALUES = st.one_of(
+    st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_characters="\x7f"), max_size=60),
+    st.sampled_from(
+        [
+            'Bearer realm="http://["',
+            'Bearer realm="http://127.0.0.1:99999/t"',
+            'Bearer realm="http://127.0.0.1:0/t",scope="\\',
+            "Bearer realm=http://a b/",
+            'Bearer realm="ftp://x/",service=x',
+            "Basic",
+            "http://[::1",
+            "http://127.0.0.1:99999/",
+            "http://127.0.0.1:0/",
+            "//",
+            "http:///x",
+            "9" * 400,
+            "Mon, 99 Foo 99999 99:99:99 GMT",
+            "-5",
+            "\u0663",
+            "sha256:xyz",
+            "bytes 5-/*",
+            "bytes */99999999999999999999999",
+        ]
+    ),
+)
+
+
+@hypothesis.given(st.sampled_from([200, 206, 302, 307, 401, 403, 404, 416, 429, 503]), st.data())
+@hypothesis.settings(
+    max_examples=80, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
+def test_no_header_of_a_server_is_a_bug(
+    server: Server, tmp_path: Path, hurried: None, status: int, data: st.DataObject
+) -> None:
+    headers = data.draw(st.dictionaries(st.sampled_from(HEADERS), VALUES, max_size=3))
+    where = data.draw(st.sampled_from(["/manifests/", "/blobs/"]))
+
+    def meddle(request: Proxy) -> bool:
+        if where not in request.path:
+            return False
+        body = request.fetch()[2]
+        lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", *(f"{k}: {v}" for k, v in headers.items())]
+        request.raw(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace") + body)
+        return True
+
+    with registry.faulty(server.host, meddle) as proxy, tempfile.TemporaryDirectory(dir=tmp_path) as home:
+        try:
+            got = fetch_here(f"{proxy.host}/team/app:v1", Path(home), credentials=credentials.Credentials("a", "b"))
+        except errors.BangerError:
+            return
+        assert got == [pulls.SMALL, pulls.LARGE]

@@ -79,9 +79,9 @@ class Authorizer:
     def _token(self, fields: Mapping[str, str]) -> str:
         """Ask the token server that a challenge names."""
         realm, found = fields["realm"], self._credentials()
-        server = urlsplit(realm).netloc
-        if urlsplit(realm).scheme not in ("http", "https") or not server:
+        if not hosts.is_http_url(realm):
             raise errors.Unavailable(f"'{self._host}' names a token server that is none: '{realm}'")
+        server = urlsplit(realm).netloc
         if found is not None and not self._may_see_secrets(realm):
             raise errors.Denied(f"'{self._host}' wants the password sent to '{realm}', which is not encrypted")
         scope = fields.get("scope") or f"repository:{self._repository}:pull"

@@ -210,13 +210,12 @@ def _redirected(url: str, target: str) -> str:
 
     Raises BadInput if that is no place for HTTP.
     """
-    try:
+    found = ""
+    with contextlib.suppress(ValueError):
         found = urljoin(url, target)
-        if urlsplit(found).scheme in ("http", "https") and urlsplit(found).hostname:
-            return found
-    except ValueError:
-        pass
-    raise errors.BadInput(f"'{urlsplit(url).netloc}' redirects to '{target}'")
+    if not hosts.is_http_url(found):
+        raise errors.BadInput(f"'{urlsplit(url).netloc}' redirects to '{target}'")
+    return found
 
 
 def retry_after(value: str | None) -> float | None:
