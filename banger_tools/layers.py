@@ -173,40 +173,55 @@ class Replay:
         return self.resolve(folder, folder, make=False)
 
     def resolve(self, folder: bytes, entry: bytes, *, make: bool) -> Node | None:
-        """Walk to a folder as chroot'ed path resolution would; `entry` is what errors name."""
+        """Walk to a folder as chroot'ed path resolution would; `entry` is what errors name.
+
+        Beyond a name that is missing or no folder, what is left of a symlink's target is only read, as runtimes do: of
+        `missing/x/..` only `missing` is made.
+        """
         pending = folder.split(b"/")[::-1]
         trail = [self.root]
+        names: list[bytes] = []
+        beyond: list[bytes] = []
         followed = 0
         while pending:
             name = pending.pop()
             if name in (b"", b"."):
                 continue
             if name == b"..":  # only out of a symlink's target: entries with it were refused
-                del trail[max(1, len(trail) - 1) :]
+                if beyond:
+                    beyond.pop()
+                elif names:
+                    trail.pop()
+                    names.pop()
                 continue
-            parent = trail[-1]
-            child = parent.children.get(name)
-            if child is None and not make:
-                return None
-            if child is None:
-                child = parent.children[name] = _implied()
-            if child.type == SYMLINK:
+            child = None if beyond else trail[-1].children.get(name)
+            if child is None or child.type not in (DIR, SYMLINK):
+                beyond.append(name)
+            elif child.type == SYMLINK:
                 followed += 1
                 if followed > MAX_LINKS_FOLLOWED:
                     raise Refused(f"'{_shown(entry)}' is below a loop of symlinks")
                 pending += child.target.split(b"/")[::-1]
                 if child.target.startswith(b"/"):
-                    del trail[1:]
-                continue
-            if child.type != DIR:
-                if not make:
-                    return None
+                    del trail[1:], names[:]
+            else:
+                trail.append(child)
+                names.append(name)
+        if not make:
+            return None if beyond else trail[-1]
+        return self.make(trail, names, beyond, entry)
+
+    def make(self, trail: list[Node], names: list[bytes], missing: list[bytes], entry: bytes) -> Node:
+        """Make the folders that a trail lacks at its end, and return the last; all of it counts as of this layer."""
+        if len(trail) + len(missing) > self.limits.depth:
+            raise Refused(f"'{_shown(entry[:100])}…' is more than {self.limits.depth} folders deep")
+        for name in missing:
+            if name in trail[-1].children:
                 raise Refused(f"'{_shown(entry)}' is below '{_shown(name)}', which is no folder")
-            if self.layer and make:
-                self.upper.add((id(parent), name))
+            child = trail[-1].children[name] = _implied()
             trail.append(child)
-            if len(trail) > self.limits.depth:
-                raise Refused(f"'{_shown(entry[:100])}…' is more than {self.limits.depth} folders deep")
+        if self.layer:
+            self.upper.update((id(parent), name) for parent, name in zip(trail, names + missing, strict=False))
         return trail[-1]
 
     def whiteout(self, folder: bytes, name: bytes) -> None:
