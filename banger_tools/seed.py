@@ -18,8 +18,8 @@ Description:
   A VM keeps /root on a work disk of its own, made from this seed and grown when the VM is made, so that its root disk
   can be replaced. Everything below the folder is copied exactly: links, owners, modes, times, extended attributes,
   ACLs, devices, holes. The root of the seed belongs to 0:0, as sshd asks of a home, and has the mode of the folder.
-  A home that is a symlink is followed inside the image. Sockets are left out with a warning. Like every ext4 that
-  e2fsck is content with, the seed has a lost+found. Nothing is mounted, and the image is only read.
+  A home that is a symlink is followed inside the image. Sockets are left out with a warning. The seed has a
+  lost+found, as the first e2fsck would make one. Nothing is mounted, and the image is only read.
 
   Without the folder, or with an empty one, there is a warning, and the manifest's work_seed is null with the reason:
   an image can be published without a seed, and /root of its VMs begins empty. With any error, too, the manifest of
