@@ -109,18 +109,27 @@ class Replay:
             raise Refused(
                 f"a path has {len(member.name)} bytes, {tree.MAX_PATH} at most: '{_shown(member.name[:60])}…'"
             )
+        if member.xattrs:
+            self.check_xattrs(member, member.xattrs)
         if name is None:
             self.replace_root(member)
             return
         if name.startswith(WHITEOUT) and self.whiteouts:
             self.whiteout(folder, name)
             return
-        if member.xattrs and sum(map(len, member.xattrs.values())) > self.limits.xattr_bytes:
-            raise Refused(f"'{_shown(member.name)}' has more than {self.limits.xattr_bytes} bytes of xattrs")
         parent = self.parents.get(folder)
         if parent is None:
             parent = self.parents[folder] = self.walk(folder, member.name)
         self.place(parent, name, self.node(parent, name, member, source))
+
+    def check_xattrs(self, member: Member, xattrs: dict[str, bytes]) -> None:
+        """Refuse xattrs that are too large, or whose names no filesystem (or no JSON) can hold."""
+        if sum(map(len, xattrs.values())) > self.limits.xattr_bytes:
+            raise Refused(f"'{_shown(member.name)}' has more than {self.limits.xattr_bytes} bytes of xattrs")
+        for name in xattrs:
+            exact = os.fsencode(name)
+            if not 0 < len(exact) <= tree.MAX_NAME or b"\0" in exact or tree.text_of(exact)[1]:
+                raise Refused(f"'{_shown(member.name)}' has an xattr of the name {exact[:60]!r}")
 
     def node(self, parent: Node, name: bytes, member: Member, source: int) -> Node:
         """Return the node that a header stands for: a new one, the folder that is there, or a link's target."""

@@ -170,6 +170,11 @@ HOSTILE = {
     "a path of 4200 bytes": layer("/".join(["d" * 200] * 21)),
     "a loop of symlinks": layer(soft("a", "b"), soft("b", "a"), "a/x"),
     "an entry below a file": layer("f", "f/x"),
+    "an xattr without a name": layer(("f", {"pax_headers": {"SCHILY.xattr.": "1"}})),
+    "an xattr whose name is no text": layer(("f", {"pax_headers": {"SCHILY.xattr.user.XX": "1"}})).replace(
+        b"XX", b"\xff\xff"
+    ),
+    "an xattr whose name is too long": layer(("f", {"pax_headers": {"SCHILY.xattr.user." + "n" * 251: "1"}})),
     "an owner out of range": layer(("f", {"uid": 2**32 - 1})),
 }
 
