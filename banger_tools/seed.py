@@ -52,6 +52,7 @@ See also:
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -130,7 +131,9 @@ def home_tree(image: Image, options: Options) -> Tree:
     # sshd's StrictModes wants the home to be root's own.
     entries[0].uid = entries[0].gid = 0
     source = SourceFile(str(image.path), size=os.fstat(image.descriptor).st_size)
-    identity = hashlib.sha256(image.superblock.s_uuid + msgspec.json.encode(entries)).hexdigest()
+    # The names of xattrs may be no UTF-8, which only this json can write down.
+    text = json.dumps(msgspec.to_builtins(entries))
+    identity = hashlib.sha256(image.superblock.s_uuid + text.encode()).hexdigest()
     return Tree([source], entries, identity)
 
 

@@ -51,6 +51,7 @@ def fill(home: Path) -> None:
                 os.fsync(file.fileno())
     os.setxattr(home / "torn", "user.small", b"1")
     os.setxattr(home / "torn", "user.large", os.urandom(700))
+    os.setxattr(home / "torn", b"user.n\xffme", b"x")
     os.setxattr(home / "torn", "security.capability", bytes.fromhex("0100000202040000000000000000000000000000"))
     subprocess.run(["setfacl", "-m", "u:1234:rwx,g:70000:r", home / "torn"], check=True)
     subprocess.run(["setfacl", "-d", "-m", "u:4000000000:rx", home / "flat"], check=True)
