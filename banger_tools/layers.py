@@ -1,7 +1,8 @@
 """Replaying the layers of an image on a tree in memory, with exactly the semantics of a container runtime.
 
 Nothing is extracted: a node holds what a header said and where its data stands. Rules: OCI image-spec, "Image Layer
-Filesystem Changeset". Where that is silent, what umoci and containerd do; where they differ, the choice is said below.
+Filesystem Changeset". Where that is silent, what umoci and containerd do; docs/layers.md says what was chosen and why
+where these differ, or are no model.
 """
 
 from __future__ import annotations
