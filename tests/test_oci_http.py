@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import email.utils
 import json
+import socket
 import threading
 import time
 from pathlib import Path
@@ -13,7 +14,9 @@ import pytest
 
 from banger_tools import errors
 from banger_tools.oci import credentials, http
+from banger_tools.oci.authorizer import challenges
 from banger_tools.oci.cancel import Cancel, Cancelled, run_all
+from banger_tools.oci.connections import Guard
 
 
 def test_retry_after_is_read_in_both_forms() -> None:
@@ -47,6 +50,35 @@ def test_a_connection_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch)
         for _ in range(80):
             now[0] += 1
             watch.saw(1)
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("", {}),
+        ("Basic", {"basic": {}}),
+        ('Basic realm="a, b=c"', {"basic": {"realm": "a, b=c"}}),
+        ("BASIC Realm=x", {"basic": {"realm": "x"}}),
+        ('Bearer realm="https://a/t",service="s t",scope="repository:a/b:pull,push"',
+         {"bearer": {"realm": "https://a/t", "service": "s t", "scope": "repository:a/b:pull,push"}}),
+        ('Bearer realm="https://a/t", Basic realm="x"', {"bearer": {"realm": "https://a/t"}, "basic": {"realm": "x"}}),
+        ('Negotiate, Bearer realm = "a\\"b"', {"negotiate": {}, "bearer": {"realm": 'a"b'}}),
+    ],
+)  # fmt: skip
+def test_challenges_are_told_apart(header: str, expected: dict[str, dict[str, str]]) -> None:
+    assert challenges(header) == expected
+
+
+def test_a_step_that_takes_too_long_is_broken_off() -> None:
+    ours, theirs = socket.socketpair()
+    guard = Guard(0.2)
+    began = time.monotonic()
+    with pytest.raises(TimeoutError), guard.step(ours):
+        ours.recv(1)
+    assert 0.2 <= time.monotonic() - began < 10
+    with guard.step(theirs):
+        pass
+    guard.end()
 
 
 def test_patience_ends_and_grows(monkeypatch: pytest.MonkeyPatch) -> None:

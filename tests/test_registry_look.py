@@ -187,6 +187,13 @@ def test_the_number_of_pages_has_a_bound(tmp_path: Path, monkeypatch: pytest.Mon
         assert len(proxy.seen) == 6
 
 
+def test_a_mirror_lists_the_tags_of_a_registry_that_is_down(server: Server, banger_home: Path) -> None:
+    down = f"127.0.0.1:{registry.free_port()}"
+    assert "v1" in tags(f"{down}/team/app", f"--mirror={server.host}")
+    said = refused(69, f"{down}/team/nothing", "--list-tags", f"--mirror={server.host}")
+    assert f"cannot connect to '{down}'" in said
+
+
 def test_a_repository_without_tags_has_none(banger_home: Path) -> None:
     answers = {"/v2/a/b/tags/list": ("application/json", b'{"name": "a/b", "tags": null}')}
     with registry.faulty("", registry.static(answers)) as proxy:

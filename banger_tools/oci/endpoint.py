@@ -72,7 +72,7 @@ class Endpoint:
     def pass_over(self, error: errors.BangerError) -> None:
         """Say at -v why a mirror was of no use; one that is down is not asked again."""
         console.detail(f"the mirror '{self.host}' is passed over: {error.message}")
-        self.is_given_up = not isinstance(error, errors.NoInput | errors.BadInput)
+        self.is_given_up |= not isinstance(error, errors.NoInput | errors.BadInput)
 
     @contextlib.contextmanager
     def get(self, path: str, headers: Mapping[str, str]) -> Iterator[BaseHTTPResponse]:

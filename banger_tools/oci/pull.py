@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from functools import partial as bound
 from operator import itemgetter
@@ -152,8 +153,10 @@ def _arrived(cache: Cache, blob: Blob, diff_id: str | None) -> int:
         return 0
     if cache.has_blob(blob.digest, blob.size):
         return blob.size or 0
-    partial = cache.partial / "-".join(digests.split(blob.digest))
-    return min(partial.stat().st_size, blob.size or 0) if partial.is_file() else 0
+    try:
+        return min(os.stat(cache.partial / "-".join(digests.split(blob.digest))).st_size, blob.size or 0)
+    except OSError:
+        return 0
 
 
 @contextlib.contextmanager

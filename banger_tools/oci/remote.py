@@ -73,17 +73,21 @@ class RegistrySource:
     def _anywhere(self, ask: Callable[[Endpoint], T], *, registry_first: bool = False) -> T:
         """Ask the mirrors in order, then the registry, for the first good answer.
 
-        Raises what the registry raises (the last mirror, if the registry was asked first).
+        Raises what the registry raises if nobody has one.
         """
-        *others, last = reversed(self._endpoints) if registry_first else self._endpoints
-        for endpoint in others:
-            if endpoint.is_given_up:
+        failure: errors.BangerError | None = None
+        for endpoint in reversed(self._endpoints) if registry_first else self._endpoints:
+            if endpoint.is_mirror and endpoint.is_given_up:
                 continue
             try:
                 return ask(endpoint)
             except _PASSED_OVER as error:
-                endpoint.pass_over(error)
-        return ask(last)
+                if endpoint.is_mirror:
+                    endpoint.pass_over(error)
+                else:
+                    failure = error
+        assert failure is not None, "the registry was asked"
+        raise failure
 
     def _read(self, descriptor: Descriptor) -> bytes:
         """Return a document of the image, from the cache if it is there; of many processes, one fetches it."""
