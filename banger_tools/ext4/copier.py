@@ -11,7 +11,7 @@ import mmap
 import os
 import signal
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from banger_tools import errors, files
@@ -35,11 +35,11 @@ class Copy(NamedTuple):
 
 
 @contextlib.contextmanager
-def copying(copies: Sequence[Copy], loose: Sequence[Entry], contents: Contents, target: int) -> Iterator[None]:
+def copying(copies: Iterable[Copy], loose: Sequence[Entry], contents: Contents, target: int) -> Iterator[None]:
     """Copy in another process while the body runs; at the end wait for it.
 
-    `loose` are the files that stand in folders, `target` is a descriptor. Raises the error that the copier met; stops
-    it if the body fails.
+    `copies` is run through there, too; `loose` holds the files of folders that it came upon so far. `target` is a
+    descriptor. Raises the error that the copier met; stops it if the body fails.
     """
     reader, writer = os.pipe()
     child = os.fork()
@@ -71,7 +71,7 @@ def _check(status: int, said: bytes) -> None:
         raise errors.IOFailure(f"the copying process ended with status {os.waitstatus_to_exitcode(status)}")
 
 
-def _child(copies: Sequence[Copy], loose: _Loose, target: int, pipe: int) -> None:
+def _child(copies: Iterable[Copy], loose: _Loose, target: int, pipe: int) -> None:
     """Copy everything and end the process; what failed goes into the pipe."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
@@ -110,7 +110,7 @@ class _Loose:
         self.file.close()
 
 
-def _copy_all(copies: Sequence[Copy], loose: _Loose, target: int) -> None:
+def _copy_all(copies: Iterable[Copy], loose: _Loose, target: int) -> None:
     sources = loose.contents.descriptors
     views = [_view(descriptor) for descriptor in sources]
     sizes = [len(view) for view in views]

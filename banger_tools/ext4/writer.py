@@ -47,55 +47,42 @@ class Filled(NamedTuple):
     free_inodes: int
 
 
-class Layout(NamedTuple):
-    """What one pass over the plan decided: the extents of each item with content, and what is to be copied."""
-
-    extents: dict[int, list[extents.Extent]]
-    copies: list[Copy]
-    loose: list[Entry]  # files that are to be copied from folders
+Places = dict[int, list[extents.Extent]]  # of the content of each file, by the number of its inode
 
 
-def allocate_files(plan: Plan, free: Allocator) -> Layout:
+def allocate_files(plan: Plan, free: Allocator) -> Places:
     """Give blocks to the content of all files, in the order of their inodes.
 
     Raises allocator.Full.
     """
-    places: dict[int, list[extents.Extent]] = {}
-    copies: list[Copy] = []
-    loose: list[Entry] = []
+    places: Places = {}
     take = free.take
     for item in plan.items:
         if not item.blocks or item.entry.type != "file":
             continue
-        data = item.entry.data
-        assert data is not None  # tree.read refused it
-        source, offset = data
-        if item.entry.origin is not None:
-            source = ~len(loose)
-            loose.append(item.entry)
-        if item.runs is not None:
-            places[item.number] = _allocate_sparse(item, source, free, copies)
-            continue
-        rest = item.entry.size
-        logical = 0
         found = places[item.number] = []
-        for start, count in take(item.blocks):
-            found.append((logical, start, count))
-            length = min(rest, count * BLOCK)
-            copies.append(Copy(source, offset, length, start * BLOCK))
-            offset, rest, logical = offset + length, rest - length, logical + count
-    return Layout(places, copies, loose)
+        for logical, blocks in ((0, item.blocks),) if item.runs is None else item.runs:
+            for start, count in take(blocks):
+                found.append((logical, start, count))
+                logical += count
+    return places
 
 
-def _allocate_sparse(item: Item, source: int, free: Allocator, copies: list[Copy]) -> list[extents.Extent]:
-    found: list[extents.Extent] = []
-    for first, blocks in item.runs or ():
-        logical = first
-        for start, count in free.take(blocks):
-            found.append((logical, start, count))
-            logical += count
-    copies += [Copy(source, at, size, to) for at, size, to in _mapped(found, item.entry.segments or ())]
-    return found
+def copies(plan: Plan, places: Places, loose: list[Entry]) -> Iterator[Copy]:
+    """Yield what is to be copied, in the order of the inodes; files that stand in folders are added to `loose`."""
+    for item in plan.items:
+        found = places.get(item.number)
+        if found is None:
+            continue
+        entry = item.entry
+        assert entry.data is not None  # tree.read refused it
+        source, offset = entry.data
+        if entry.origin is not None:
+            source = ~len(loose)
+            loose.append(entry)
+        segments = [(0, offset, entry.size)] if entry.segments is None else entry.segments
+        for at, size, to in _mapped(found, segments):
+            yield Copy(source, at, size, to)
 
 
 def _mapped(
@@ -140,13 +127,14 @@ class Writer:
 
         Raises allocator.Full before anything is written; BadInput or IOFailure later.
         """
-        layout = self.allocate()
+        places = self.allocate()
+        loose: list[Entry] = []
         # Where room is short only the making itself can tell; else the copying need not wait for it.
-        inodes = None if self.has_room(layout) else self.pack_inodes(layout)
-        with copying(layout.copies, layout.loose, contents, self.image.descriptor):
+        inodes = None if self.has_room(places) else self.pack_inodes(places)
+        with copying(copies(self.plan, places, loose), loose, contents, self.image.descriptor):
             if inodes is None:
                 with console.step("built inodes and directories"):
-                    inodes = self.pack_inodes(layout)
+                    inodes = self.pack_inodes(places)
             self.write_blocks()
             self.write_inode_tables(inodes)
             return self.write_groups()
@@ -154,14 +142,14 @@ class Writer:
     def fits(self, spare: int) -> bool:
         """Tell whether the plan fits and leaves so many blocks, without writing anything."""
         try:
-            layout = self.allocate()
-            if not self.has_room(layout, spare):
-                self.pack_inodes(layout)
+            places = self.allocate()
+            if not self.has_room(places, spare):
+                self.pack_inodes(places)
         except allocator.Full:
             return False
         return self.free.count() >= spare
 
-    def allocate(self) -> Layout:
+    def allocate(self) -> Places:
         """Give blocks to the content of all files.
 
         Raises allocator.Full, for want of inodes too.
@@ -170,21 +158,21 @@ class Writer:
             raise allocator.Full
         return allocate_files(self.plan, self.free)
 
-    def has_room(self, layout: Layout, spare: int = 0) -> bool:
+    def has_room(self, places: Places, spare: int = 0) -> bool:
         """Tell whether what is still to be allocated fits surely, by a bound that is quickly found."""
         rest = sum(i.blocks + _SPARE_BLOCKS * (i.blocks > 1) for i in self.plan.items if i.entry.type != "file")
         rest += sum(i.acl is not None for i in self.plan.items)
-        rest += sum(extents.tree_blocks(len(found)) for found in layout.extents.values())
+        rest += sum(extents.tree_blocks(len(found)) for found in places.values())
         return rest + spare <= self.free.count()
 
-    def pack_inodes(self, layout: Layout) -> bytearray:
+    def pack_inodes(self, places: Places) -> bytearray:
         """Return the inodes from the root on, in the order of their numbers, and gather the blocks that they own."""
         existing = self.image.geometry.inode_place(1, self.image.descriptors)
         table = bytearray(os.pread(self.image.descriptor, (s.LOST_FOUND_INO) * INODE_SIZE, existing))
         table.extend(bytes((self.plan.inodes - s.LOST_FOUND_INO) * INODE_SIZE))
         for item in self.plan.items:
             seed = checksum.inode_seed(self.seed, item.number, 0) if self.sealed else None
-            self.pack_inode(table, item, seed, layout.extents.get(item.number))
+            self.pack_inode(table, item, seed, places.get(item.number))
         return table
 
     def pack_inode(self, table: bytearray, item: Item, seed: int | None, places: list[extents.Extent] | None) -> None:
