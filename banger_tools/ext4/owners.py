@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from banger_tools import errors, tree
 from banger_tools.ext4 import structures as s
 from banger_tools.ext4.image import KINDS, Image
-from banger_tools.ext4.walk import Node, quoted, walk
+from banger_tools.ext4.walk import quoted, walk
 from banger_tools.tree import Entry
 
 LOST_FOUND = b"/lost+found"
@@ -79,36 +79,35 @@ class Wanted:
         With `edited` the image was changed since: a path that only the tree has is listed as missing, one that only
         the image has is to belong to 0:0 and listed as new. Else the first is an error, and the second stays as it is.
         """
-        nodes = {node[0]: node for node in walk(self.image)}
-        for path, entry in _with_targets(entries):
-            node = nodes.get(path)
-            if node is not None and FORMATS[entry.type] == node[2] & s.S_IFMT:
-                self.add(node[1], Owner(path, entry.uid, entry.gid, int(entry.mode, 8)))
-                del nodes[path]
-            elif edited:
-                self.missing.append(path)
+        expected = _by_path(entries)
+        others: list[tuple[bytes, int]] = []
+        for path, number, mode, *_ in walk(self.image):
+            entry = expected.get(path)
+            if entry is not None and FORMATS[entry.type] == mode & s.S_IFMT:
+                del expected[path]
+                self.add(number, Owner(path, entry.uid, entry.gid, int(entry.mode, 8)))
+            elif entry is not None and not edited:
+                raise self.disagreement(path, f"is a {self.image.kind_of(mode)}, and a {entry.type} in the tree")
             else:
-                raise self.disagreement(path, entry, node)
+                others.append((path, number))
         if edited:
-            self._take_new(nodes.values())
+            self._take_new(others)
+            self.missing += expected
+        elif expected:
+            raise self.disagreement(next(iter(expected)), "is in the tree, and not there")
 
-    def _take_new(self, nodes: Iterable[Node]) -> None:
-        for path, number, *_ in nodes:
+    def _take_new(self, others: Iterable[tuple[bytes, int]]) -> None:
+        for path, number in others:
             if number in self.owners:
                 continue  # one more name of a file that the tree has
             self.add(number, Owner(path, 0, 0))
             if path != LOST_FOUND:
                 self.new.append(path)
 
-    def disagreement(self, path: bytes, entry: Entry, node: Node | None) -> errors.BadInput:
+    def disagreement(self, path: bytes, how: str) -> errors.BadInput:
         """Return the error for an image that is not the one of the tree."""
-        if node is None:
-            return errors.BadInput(f"'{self.image.path}' has no {quoted(path)}", "it is not the image of this tree")
-        kind = self.image.kind_of(node[2])
-        return errors.BadInput(
-            f"{quoted(path)} is a {kind} in '{self.image.path}', and a {entry.type} in the tree",
-            "it is not the image of this tree",
-        )
+        hint = "if it was edited since, name the tree with --from"
+        return errors.BadInput(f"'{self.image.path}' is not the image of this tree: {quoted(path)} {how}", hint)
 
     def take_all(self) -> None:
         """Ask for what the image has already, so that maps have something to map."""
@@ -163,16 +162,10 @@ class Wanted:
         return sorted(found, key=lambda difference: tree.order(difference.owner.path))
 
 
-def _with_targets(entries: Iterable[Entry]) -> Iterator[tuple[bytes, Entry]]:
-    """Yield each path of a tree with the entry that describes its inode: for a hardlink, its target's."""
-    links: list[tuple[bytes, Entry]] = []
-    by_path: dict[bytes, Entry] = {}
-    for entry in entries:
-        path = tree.path_bytes(entry)
+def _by_path(entries: Iterable[Entry]) -> dict[bytes, Entry]:
+    """Return the paths of a tree, each with the entry that describes its inode: for a hardlink, its target's."""
+    found = {tree.path_bytes(entry): entry for entry in entries}
+    for path, entry in found.items():
         if entry.type == "hardlink":
-            links.append((path, entry))
-        else:
-            by_path[path] = entry
-            yield path, entry
-    for path, link in links:
-        yield path, by_path[tree.target_bytes(link)]
+            found[path] = found[tree.target_bytes(entry)]
+    return found
