@@ -107,6 +107,15 @@ def test_names_that_can_be_had_are_listed(site: Site, banger_home: Path) -> None
     assert b"tiny" in done.stdout and b"alpine" in done.stdout
 
 
+def test_name_of_the_catalog_that_is_taken_is_refused_before_any_work(site: Site, banger_home: Path) -> None:
+    configure(banger_home, site)
+    (banger_home / "state" / "images" / "tiny").mkdir(parents=True)
+    done = run("banger", "image", "pull", "tiny")
+    assert done.returncode == 73
+    assert b"the image 'tiny' exists already" in done.stderr
+    assert b"bg-fetch" not in done.stderr
+
+
 def test_name_of_no_catalog_and_no_image_starts_nothing(site: Site, banger_home: Path) -> None:
     configure(banger_home, site)
     done = run("banger", "vm", "run", "--image=nowhere", "--", "true")

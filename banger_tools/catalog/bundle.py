@@ -322,8 +322,14 @@ class _Stream:
         self._behind.__exit__(kind)
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next compressed bytes."""
+        """Take the next compressed bytes.
+
+        Raises BadInput if they never end.
+        """
         self.taken += len(chunk)
+        if self.taken > self._limit:
+            hint = "allow more with --max-image"
+            raise errors.BadInput(f"{self._what} is larger than {sizes.show(self._limit)}", hint)
         if self._wrong is None:
             with self._noted():
                 self._feed(chunk)
@@ -338,10 +344,6 @@ class _Stream:
             self._wrong = error
 
     def _feed(self, chunk: bytes) -> None:
-        if self.taken > self._limit:
-            raise errors.BadInput(
-                f"{self._what} is larger than {sizes.show(self._limit)}", "allow more with --max-image"
-            )
         if self._decompressor is None:
             self._head += chunk
             if len(self._head) < _MAGIC:

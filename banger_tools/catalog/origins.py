@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -122,10 +123,11 @@ def _refreshed(url: str, path: Path, old: _Copy | None, access: Access) -> _Copy
             copy = _fetch(url, old, access)
             _catalog(copy)
     except errors.BangerError as error:
+        why = re.sub(rf"^the catalog '{re.escape(url)}'", "it", error.message)
         if old is None:
             hint = error.hint or "without it, take its entry out of config.toml"
-            raise type(error)(f"the catalog '{url}' cannot be read: {error.message}", hint) from error
-        console.warning(f"the catalog '{url}' cannot be read, and an older copy is used: {error.message}")
+            raise type(error)(f"the catalog '{url}' cannot be read: {why}", hint) from error
+        console.warning(f"the catalog '{url}' cannot be read, and an older copy is used: {why}")
         return old
     if copy is old:
         os.utime(path)

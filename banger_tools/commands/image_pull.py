@@ -54,9 +54,12 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from banger_tools import cli, errors, files, locations, pipeline
+
+if TYPE_CHECKING:
+    from banger_tools.catalog.lookup import Found
 
 STAGES = pipeline.STAGES[: pipeline.STAGES.index("publish") + 1]
 
@@ -80,15 +83,24 @@ class Options(NamedTuple):
         keep = Path(arguments["--keep-work"]) if arguments["--keep-work"] else None
         if keep and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
             raise errors.CannotCreate(f"--keep-work: '{keep}' is not an empty folder")
-        if arguments["--name"]:
-            _refuse_taken(arguments["--name"], replace=bool(arguments["--replace"]))
         asked = {**arguments, "--pull": arguments["--pull"] or (None if arguments["--offline"] else "always")}
         found = pipeline.look_up(arguments["REF"], asked)
+        name = arguments["--name"] or _derived_name(found)
+        if name:
+            _refuse_taken(name, replace=bool(arguments["--replace"]))
         kernel = arguments["--kernel-ref"] or (found.entry and found.entry.kernel_ref)
         # The artifacts are of no further use, unless they are to be kept.
         passed_on = {**asked, "--kernel-ref": kernel, "--move": keep is None}
         stages = pipeline.stages_for(STAGES, found)
         return cls(arguments["REF"], stages, passed_on, keep, bool(arguments["--json"]))
+
+
+def _derived_name(found: Found) -> str | None:
+    """Return the name that bg-publish will give to the image; None if only what is fetched can say that."""
+    from banger_tools.oci import reference
+    from banger_tools.store import names
+
+    return None if isinstance(found.ref, reference.Apt) and not found.entry else names.derived(found.name)
 
 
 def _refuse_taken(name: str, *, replace: bool) -> None:
