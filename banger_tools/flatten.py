@@ -187,29 +187,34 @@ def _describe(manifest: Manifest, path: Path, merged: Tree) -> None:
 
 
 def write(merged: Tree, options: Options, artifact: Path) -> Written | None:
-    """Write the tree in all the forms that were asked for: all of them appear, or none does."""
+    """Write the tree in all the forms that were asked for: first to stdout, then all others appear or none does."""
     from banger_tools import contents, tree
 
-    force = options.outputs.force
     with contextlib.ExitStack() as stack:
-        written = None
-        if options.keeps_tree:
-            temporary = stack.enter_context(files.atomic(artifact, force=force))
-            with console.step("wrote the tree"):
-                written = tree.write(temporary, merged)
         if options.tar or options.folder:
             found = stack.enter_context(contents.opened(merged.sources, merged.entries))
-            if options.folder:
-                stack.enter_context(_unpacked(merged, found, options.folder))
+            if options.tar == STDOUT:
+                _write_tar(merged, found, sys.stdout.fileno())
             if options.tar_file:
-                _write_tar(merged, found, stack.enter_context(files.atomic(options.tar_file, force=force)))
-            elif options.tar:
-                _stream_tar(merged, found)
-    return written
+                stack.enter_context(_tar_made(merged, found, options.tar_file, force=options.outputs.force))
+            if options.folder:
+                stack.enter_context(_folder_made(merged, found, options.folder))
+        if not options.keeps_tree:
+            return None
+        with files.atomic(artifact, force=options.outputs.force) as temporary, console.step("wrote the tree"):
+            return tree.write(temporary, merged)
 
 
 @contextlib.contextmanager
-def _unpacked(merged: Tree, found: Contents, folder: Path) -> Iterator[None]:
+def _tar_made(merged: Tree, found: Contents, path: Path, *, force: bool) -> Iterator[None]:
+    with files.atomic(path, force=force) as temporary:
+        with open(temporary, "xb") as file:
+            _write_tar(merged, found, file.fileno())
+        yield
+
+
+@contextlib.contextmanager
+def _folder_made(merged: Tree, found: Contents, folder: Path) -> Iterator[None]:
     from banger_tools import unpack
 
     with unpack.new_folder(folder) as temporary:
@@ -220,18 +225,11 @@ def _unpacked(merged: Tree, found: Contents, folder: Path) -> Iterator[None]:
         yield
 
 
-def _write_tar(merged: Tree, found: Contents, path: Path) -> None:
-    from banger_tools import pax
-
-    with open(path, "xb") as file, console.step("wrote the tar"):
-        pax.write(merged, found, file.fileno())
-
-
-def _stream_tar(merged: Tree, found: Contents) -> None:
+def _write_tar(merged: Tree, found: Contents, descriptor: int) -> None:
     from banger_tools import pax
 
     with console.step("wrote the tar"):
-        pax.write(merged, found, sys.stdout.fileno())
+        pax.write(merged, found, descriptor)
 
 
 def print_result(manifest: Manifest, options: Options, artifact: Path) -> None:

@@ -158,9 +158,7 @@ def merge(parts: Sequence[Part], rules: Rules, *, literal: bool = False) -> Tree
             entries = replay.tree_entries()
         with console.step("checked the diff_ids"):
             digests = [check.result() for check in checks]
-    sources = [
-        _sources(part, digest, readers.get(n)) for n, (part, digest) in enumerate(zip(parts, digests, strict=True))
-    ]
+    sources = [_sources(part, digests[n], readers.get(n)) for n, part in enumerate(parts)]
     if readers:
         _place(entries, readers, [len(found) for found in sources])
     return tree.Tree([source for found in sources for source in found], entries)

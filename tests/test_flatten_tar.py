@@ -163,16 +163,18 @@ def test_path_and_tar_on_stdout_are_a_usage_error(tmp_path: Path) -> None:
     assert support.run("bg-flatten", "--tar=-", "--path", tmp_path, cwd=tmp_path).returncode == 64
 
 
-def test_reader_that_goes_away_ends_it_silently(tmp_path: Path) -> None:
+@pytest.mark.parametrize("others", [[], ["--manifest=m.json", "--dir=out"]])
+def test_reader_that_goes_away_ends_it_silently(tmp_path: Path, others: list[str]) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/large").write_bytes(bytes(10 << 20))
-    command = support.argv("bg-flatten", "--tar=-", tmp_path / "in")
+    command = support.argv("bg-flatten", "--tar=-", *others, tmp_path / "in")
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.read(10)
         process.stdout.close()
         said = process.stderr.read()
     assert (process.returncode, said) == (141, b"")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 def test_tar_may_be_appended_to_a_file(tmp_path: Path) -> None:
