@@ -37,7 +37,7 @@ MAX_EXTENT_DEPTH = 5
 MAX_GROUPS = 1 << 18  # 32 TiB in blocks of 4 KiB
 MAX_LINKS_FOLLOWED = 40
 _TABLE_PIECE = 256  # inodes read at once where many are looked at
-_TABLE_PIECES = 1024
+_TABLE_BYTES = 64 << 20  # how much of the tables is kept
 # How often a block may be read: what a sound image needs is far below, what goes round in circles ends there.
 _READS_AT_LEAST = 1 << 20
 
@@ -183,9 +183,9 @@ class Image:
         first = piece * self._per_piece + 1
         for outermost in (number, first, first + self._per_piece - 1):
             self.inode_place(outermost)
-        if len(self._pieces) >= _TABLE_PIECES:
-            self._pieces.clear()
         size = self._per_piece * self.geometry.inode_size
+        if len(self._pieces) * size > _TABLE_BYTES:
+            self._pieces.clear()
         table = self._pieces[piece] = os.pread(self.descriptor, size, self.inode_place(first))
         return table
 
