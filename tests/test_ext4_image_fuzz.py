@@ -1,6 +1,6 @@
 """Damaged and hostile ext4 images: reading ends in an error or a result, soon, in little memory, and writes nothing.
 
-BANGER_FUZZ_EXAMPLES says how many images of each kind are tried.
+BANGER_TEST_FUZZ=10000 tries as many of each kind, for hours.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KINDS = {
     "inline data": ["-b", "4096", "-O", "^metadata_csum,inline_data", "-N", "512"],
     "checksums": ["-b", "4096", "-N", "512"],
 }
-EXAMPLES = int(os.environ.get("BANGER_FUZZ_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("BANGER_TEST_FUZZ", "150"))
 MEMORY, SECONDS = 512 << 20, 20
 NUMBERS = [0, 1, 2, 3, 8, 11, 12, 127, 128, 255, 0x7FFF, 0x8000, 0xFFFF, 0xF30A, 0x10000, 0x7FFFFFFF, 0xFFFFFFFF]
 MAP_ROOT = chown.Options(None, stage.Outputs(Path("."), None, False, False), False, None, [IdMap(0, 7, 1)], [], [])
