@@ -39,12 +39,16 @@ def fresh(name: str) -> Path:
 
 def ours(source: Path, *options: str) -> timing.Run:
     image = fresh("ours") / "rootfs.ext4"
-    return timing.run([inputs.program("bg-mkext4"), "--path", "-o", str(image), *options, str(source)], stdout=2)
+    return timing.run(
+        [inputs.program("bg-mkext4"), "-q", "--path", "-o", str(image), *options, str(source)],
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def mkfs(folder: Path, size: str) -> timing.Run:
     image = fresh("theirs") / "rootfs.ext4"
-    return timing.run(["/sbin/mkfs.ext4", "-q", "-F", "-d", str(folder), str(image), size])
+    argv = ["/sbin/mkfs.ext4", "-q", "-F", "-d", str(folder), str(image), size]
+    return timing.run(argv, stdout=subprocess.DEVNULL)
 
 
 def compare(source: Path, folder: Path, size: str, rounds: int) -> None:
