@@ -22,7 +22,8 @@ Description:
   mke2fs lays out an empty filesystem that fits the tree: 4 KiB blocks, journal, checksums, hashed folders, nothing
   reserved. Then the tree is written into it in one pass: owners, modes, times to the nanosecond, hardlinks, devices,
   extended attributes, ACLs and holes. File data goes straight from the layers into the image. Nothing is extracted
-  or mounted, and no right is needed.
+  or mounted, and no right is needed. Tars and folders are read as bg-flatten(1) says: compressed ones too, an ordinary
+  user's own files become root's, and what is mounted below a folder is left out.
 
   The same tree gives the same bytes, whoever makes the image, where and when. SOURCE_DATE_EPOCH sets the time that
   the filesystem says it was made at. The file is sparse: free space takes no room on the disk.
@@ -39,16 +40,18 @@ Examples:
   $ bg-fetch debian:bookworm | bg-flatten | bg-mkext4 --size=4G > made.json
   $ bg-mkext4 --path -o rootfs.ext4 tree.jsonl
   $ bg-mkext4 -o data.ext4 --free=500M backup.tar
+  $ bg-mkext4 -o home.ext4 -L home ./home
   $ bg-mkext4 -o readonly.ext4 --minimal --no-journal backup.tar
 
 Exit status:
   0   done
   64  the command line is wrong, or the size too small
-  65  the input is not what it claims to be, or holds what ext4 cannot
-  66  an input is missing or cannot be read
+  65  the input is not what it claims to be, holds what ext4 cannot, or changed while it was read
+  66  an input is missing
   69  mke2fs is not installed
   73  the image exists already, or cannot be made
   74  the disk is full or failed
+  77  a file may not be read
 
 See also:
   bg-flatten(1), bg-chown(1), bg-inject(1), mke2fs(8), banger-manifest(5)
