@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import json
 import os
 import random
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +16,7 @@ from banger_tools.oci import pull, reference
 from banger_tools.oci.cache import Cache
 from banger_tools.oci.http import Settings
 from tests import registry, support
+from tests.registry import Proxy
 
 SMALL = registry.tar_of({"etc/motd": b"hello\n"})
 LARGE = registry.tar_of({"data": random.Random(11).randbytes(2_000_000)})
@@ -80,3 +84,44 @@ def first_times(times: int) -> Callable[[str], bool]:
         return counts[path] <= times
 
     return is_early
+
+
+def docker_config(folder: Path, host: str, **more: Any) -> dict[str, str]:
+    """Write a config.json in which alice has logged in to a host, and return the environment in which it is found."""
+    folder.mkdir()
+    auth = base64.b64encode(b"alice:secret").decode()
+    (folder / "config.json").write_text(json.dumps({"auths": {host: {"auth": auth}}, **more}))
+    return {"DOCKER_CONFIG": str(folder), "REGISTRY_AUTH_FILE": "", "XDG_RUNTIME_DIR": "", "HOME": str(folder)}
+
+
+def configured(home: Path, **hosts: str) -> None:
+    """Write a config.toml that says something of some hosts."""
+    (home / "config").mkdir(exist_ok=True)
+    text = "".join(f'[registries."{host}"]\n{lines}\n' for host, lines in hosts.items())
+    (home / "config" / "config.toml").write_text(text)
+
+
+def slow_blobs(served: list[int], pieces: int = 40, pause: float = 0.01) -> registry.Handler:
+    """Return a meddler that sends layers in pieces, and counts the bytes of each request in a number of its own."""
+
+    def meddle(request: Proxy) -> bool:
+        if not request.is_blob:
+            return False
+        status, headers, body = request.fetch()
+        lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}"]
+        lines += [f"{name}: {headers[name]}" for name in ("Content-Range", "Content-Type") if name in headers]
+        mine = len(served)
+        served.append(0)
+        step = max(1, len(body) // pieces)
+        try:
+            request.wfile.write(("\r\n".join(lines) + "\r\n\r\n").encode())
+            for start in range(0, len(body), step):
+                served[mine] += len(body[start : start + step])
+                request.wfile.write(body[start : start + step])
+                request.wfile.flush()
+                time.sleep(pause)
+        except OSError:
+            request.close_connection = True
+        return True
+
+    return meddle

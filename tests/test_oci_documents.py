@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from banger_tools import errors
 from banger_tools.manifest import Platform
 from banger_tools.oci import digest as digests
-from banger_tools.oci import documents, limits
+from banger_tools.oci import documents, inspect, limits
 from banger_tools.oci.documents import Descriptor, Document, IndexPlatform
 
 
@@ -193,3 +196,45 @@ def test_a_document_is_an_index_or_a_manifest(value: Any, wrong: str) -> None:
     data = json.dumps(value).encode()
     with pytest.raises(errors.BadInput, match=wrong):
         documents.is_index(Document(Descriptor(digests.of(data), len(data)), data), "it")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of every value in a document."""
+    yield path
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in inner:
+        yield from places(one, (*path, key))
+
+
+def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    """Return a document with the value at a path replaced."""
+    if not path:
+        return new
+    copy = value.copy()
+    copy[path[0]] = replaced(value[path[0]], path[1:], new)
+    return copy
+
+
+@hypothesis.given(st.data())
+@hypothesis.settings(max_examples=300, deadline=None)
+def test_no_document_is_a_bug(data: st.DataObject) -> None:
+    store = Store()
+    root = store.index(store.image("amd64", IndexPlatform("amd64", "linux"), history=[{"created": "x"}]))
+    name = data.draw(st.sampled_from(sorted(store.data)))
+    value = json.loads(store.data[name])
+    store.data[name] = json.dumps(
+        replaced(value, data.draw(st.sampled_from(list(places(value)))), data.draw(JSON))
+    ).encode()
+    try:
+        found = store.resolve(root)
+    except errors.BangerError:
+        return
+    assert found.layers == []
+    inspect.describe(found)

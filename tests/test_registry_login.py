@@ -8,12 +8,11 @@ import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests import pulls, registry, support, token_server
-from tests.pulls import LARGE, SMALL, Server, fetch, refused, right
+from tests.pulls import LARGE, SMALL, Server, configured, docker_config, fetch, refused, right
 from tests.registry import Proxy
 from tests.token_server import TokenServer
 
@@ -86,13 +85,6 @@ def test_a_refusal_is_a_denial_and_prints_no_password(server: Server, banger_hom
 
     with registry.faulty(server.host, forbidden) as proxy:
         refused(77, f"{proxy.host}/team/app:v1")
-
-
-def docker_config(folder: Path, host: str, **more: Any) -> dict[str, str]:
-    folder.mkdir()
-    auth = base64.b64encode(b"alice:secret").decode()
-    (folder / "config.json").write_text(json.dumps({"auths": {host: {"auth": auth}}, **more}))
-    return {"DOCKER_CONFIG": str(folder), "REGISTRY_AUTH_FILE": "", "XDG_RUNTIME_DIR": "", "HOME": str(folder)}
 
 
 def test_a_password_protected_registry_with_tls_of_its_own(banger_home: Path, tmp_path: Path) -> None:
@@ -311,13 +303,6 @@ def test_a_store_that_fails_or_is_missing_is_named(server: Server, banger_home: 
 
 
 # Certificates of clients
-
-
-def configured(home: Path, **hosts: str) -> None:
-    """Write a config.toml that says something of some hosts."""
-    (home / "config").mkdir(exist_ok=True)
-    text = "".join(f'[registries."{host}"]\n{lines}\n' for host, lines in hosts.items())
-    (home / "config" / "config.toml").write_text(text)
 
 
 def test_a_registry_that_wants_a_client_certificate_gets_it(banger_home: Path, tmp_path: Path) -> None:

@@ -9,9 +9,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from tests import pulls, registry, support
-from tests.pulls import LARGE, SMALL, Server, fetch, refused, right
+from tests.pulls import LARGE, SMALL, Server, configured, docker_config, fetch, refused, right
 from tests.registry import Proxy
-from tests.test_registry_login import configured, docker_config
 
 REF = "registry.invalid/team/app:v1"
 

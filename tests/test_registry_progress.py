@@ -18,8 +18,7 @@ import pytest
 
 from banger_tools import errors
 from tests import pulls, registry, support
-from tests.pulls import LARGE, SMALL, Server, fetch, fetch_here
-from tests.test_registry_resume import slow_blobs
+from tests.pulls import LARGE, SMALL, Server, fetch, fetch_here, slow_blobs
 
 MEMORY = 150 << 20
 

@@ -15,7 +15,7 @@ import pytest
 
 from banger_tools.oci.layer import PIECE
 from tests import pulls, registry, support
-from tests.pulls import LARGE, SMALL, Server, fetch, partial_bytes, right
+from tests.pulls import LARGE, SMALL, Server, fetch, partial_bytes, right, slow_blobs
 from tests.registry import Proxy
 
 
@@ -23,32 +23,6 @@ from tests.registry import Proxy
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with pulls.served(tmp_path_factory.mktemp("registry")) as running:
         yield running
-
-
-def slow_blobs(served: list[int], pieces: int = 40, pause: float = 0.01) -> registry.Handler:
-    """Return a meddler that sends layers in pieces, and counts the bytes of each request in a number of its own."""
-
-    def meddle(request: Proxy) -> bool:
-        if not request.is_blob:
-            return False
-        status, headers, body = request.fetch()
-        lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}"]
-        lines += [f"{name}: {headers[name]}" for name in ("Content-Range", "Content-Type") if name in headers]
-        mine = len(served)
-        served.append(0)
-        step = max(1, len(body) // pieces)
-        try:
-            request.wfile.write(("\r\n".join(lines) + "\r\n\r\n").encode())
-            for start in range(0, len(body), step):
-                served[mine] += len(body[start : start + step])
-                request.wfile.write(body[start : start + step])
-                request.wfile.flush()
-                time.sleep(pause)
-        except OSError:
-            request.close_connection = True
-        return True
-
-    return meddle
 
 
 def on_disk(home: Path) -> int:

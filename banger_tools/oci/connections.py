@@ -23,13 +23,21 @@ if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse, PoolManager
 
 
+class _Step:
+    """One step of a conversation: its connection, when it must be done, and whether it was not."""
+
+    def __init__(self, connection: socket.socket, deadline: float) -> None:
+        self.connection = connection
+        self.deadline = deadline
+        self.is_late = False
+
+
 class Guard:
     """Shuts the connection of every step that takes longer than `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._steps: dict[int, tuple[socket.socket, float]] = {}
-        self._late: set[int] = set()
+        self._steps: dict[int, _Step] = {}
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -44,14 +52,12 @@ class Guard:
             yield
             return
         self._start()
-        thread = threading.get_ident()
-        self._steps[thread] = (connection, time.monotonic() + self._seconds)
+        step = self._steps[threading.get_ident()] = _Step(connection, time.monotonic() + self._seconds)
         try:
             yield
         finally:
-            del self._steps[thread]
-            if thread in self._late:
-                self._late.discard(thread)
+            del self._steps[threading.get_ident()]
+            if step.is_late:
                 raise TimeoutError("it took too long")
 
     def _start(self) -> None:
@@ -64,10 +70,10 @@ class Guard:
     def _watch(self) -> None:
         while not self._ended.wait(min(1.0, self._seconds / 4)):
             now = time.monotonic()
-            for thread, (connection, deadline) in list(self._steps.items()):
-                if now > deadline:
-                    self._late.add(thread)
-                    shut(connection)
+            for step in list(self._steps.values()):
+                if now > step.deadline:
+                    step.is_late = True
+                    shut(step.connection)
 
     def end(self) -> None:
         """Watch no longer."""
@@ -94,7 +100,9 @@ class Connections:
 
     def shut(self) -> None:
         """Wake the threads that wait for any connection."""
-        for connection in list(self._sockets):
+        with self._lock:
+            opened = list(self._sockets)
+        for connection in opened:
             shut(connection)
 
     def close(self) -> None:
@@ -146,7 +154,7 @@ class Connections:
         class Plain(HTTPConnection):
             def connect(self) -> None:
                 super().connect()
-                ours._sockets.add(self.sock)
+                ours._note(self.sock)
 
             def getresponse(self) -> Any:
                 return ours._answer(self.sock, super().getresponse)
@@ -154,7 +162,7 @@ class Connections:
         class Tls(HTTPSConnection):
             def connect(self) -> None:
                 super().connect()
-                ours._sockets.add(self.sock)
+                ours._note(self.sock)
 
             def getresponse(self) -> Any:
                 return ours._answer(self.sock, super().getresponse)
@@ -166,6 +174,10 @@ class Connections:
             ConnectionCls = Tls
 
         return {"http": PlainPool, "https": TlsPool}
+
+    def _note(self, connection: socket.socket) -> None:
+        with self._lock:  # for nothing may be added while `shut` looks
+            self._sockets.add(connection)
 
     def _answer(self, connection: socket.socket, receive: Callable[[], BaseHTTPResponse]) -> BaseHTTPResponse:
         """Receive the headers of an answer, and remember where its body comes from."""
