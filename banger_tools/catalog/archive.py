@@ -172,7 +172,8 @@ class _Sparse:
         self._buffer += data
         if len(self._buffer) >= PIECE:
             whole = len(self._buffer) // _HOLE * _HOLE
-            self._flush(bytes(self._buffer[:whole]))
+            with memoryview(self._buffer) as view:
+                self._flush(bytes(view[:whole]))
             del self._buffer[:whole]
 
     def finish(self) -> None:
@@ -182,9 +183,10 @@ class _Sparse:
         self._file.truncate(self._position)
 
     def _flush(self, data: bytes) -> None:
+        view = memoryview(data)
         for start, end in _filled(data):
             self._file.seek(self._position + start)
-            self._file.write(data[start:end])
+            self._file.write(view[start:end])
             self.written += end - start
         self._position += len(data)
 
