@@ -167,7 +167,7 @@ def _look(arguments: cli.Arguments) -> str | None:
 
 
 def _wants(arguments: cli.Arguments) -> Wants:
-    from banger_tools.oci import documents
+    from banger_tools.oci import platforms
     from banger_tools.oci.limits import Limits
     from banger_tools.oci.pull import Wants
 
@@ -180,7 +180,7 @@ def _wants(arguments: cli.Arguments) -> Wants:
     bounds = Limits(
         sizes.parse(arguments["--max-layer"], "--max-layer"), sizes.parse(arguments["--max-image"], "--max-image")
     )
-    chosen = documents.parse_platform(platform) if platform else None
+    chosen = platforms.parse(platform) if platform else None
     return Wants(chosen, pull, bounds, _settings(arguments, offline=pull == "never"), arguments["--verify"])
 
 
@@ -285,11 +285,11 @@ def describe(name: str, fetched: Fetched, wants: Wants) -> Manifest:
 
 
 def _record(result: Manifest, requested: str, wants: Wants) -> None:
-    from banger_tools.oci import documents
+    from banger_tools.oci import platforms
 
     options = {"ref": requested}
     if wants.platform is not None:
-        options["platform"] = documents.show_platform(wants.platform)
+        options["platform"] = platforms.show(wants.platform)
     result.record("bg-fetch", options)
 
 

@@ -99,10 +99,10 @@ def look_up(requested: str, arguments: Mapping[str, Any]) -> Found:
     Raises what `catalog.lookup.find` raises.
     """
     from banger_tools.catalog import lookup
-    from banger_tools.oci import documents
+    from banger_tools.oci import platforms
 
     platform = arguments.get("--platform")
-    wanted = documents.parse_platform(platform) if platform else None
+    wanted = platforms.parse(platform) if platform else None
     return lookup.find(requested, catalogs(arguments), wanted)
 
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from banger_tools import errors
 from banger_tools.manifest import Platform
 from banger_tools.oci import digest as digests
-from banger_tools.oci import documents, inspect, limits
-from banger_tools.oci.documents import Descriptor, Document, IndexPlatform
+from banger_tools.oci import documents, inspect, limits, platforms
+from banger_tools.oci.documents import Descriptor, Document
+from banger_tools.oci.platforms import IndexPlatform
 
 
 def entry(text: str | None, number: int = 0, **more: Any) -> Descriptor:
@@ -26,9 +27,9 @@ def entry(text: str | None, number: int = 0, **more: Any) -> Descriptor:
 
 def chosen(wanted: str | None, *there: str) -> str:
     entries = [entry(text, number) for number, text in enumerate(there)]
-    found = documents.choose(entries, documents.parse_platform(wanted) if wanted else None, "x")
+    found = documents.choose(entries, platforms.parse(wanted) if wanted else None, "x")
     assert found.platform is not None
-    return documents.show_index_platform(found.platform)
+    return platforms.show_index(found.platform)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ class Store:
 
     def resolve(self, root: Descriptor, wanted: str = "linux/amd64") -> documents.Image:
         document = Document(root, self.data[root.digest])
-        return documents.resolve(document, self.read, documents.parse_platform(wanted), "x")
+        return documents.resolve(document, self.read, platforms.parse(wanted), "x")
 
 
 def test_indexes_in_indexes_are_looked_through_to_a_depth() -> None:

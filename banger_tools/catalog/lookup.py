@@ -11,7 +11,7 @@ from banger_tools import errors, manifest
 from banger_tools.catalog import entries, origins
 from banger_tools.catalog.entries import Entry
 from banger_tools.catalog.origins import Access, Origin
-from banger_tools.oci import documents, reference
+from banger_tools.oci import platforms, reference
 from banger_tools.oci.cache import Cache
 from banger_tools.oci.reference import Reference
 
@@ -72,7 +72,7 @@ def _why_not(
     entry: Entry, ref: Reference, origin: Origin, access: Access, wanted: manifest.Platform | None
 ) -> str | None:
     """Return why this host cannot use an entry, None if it can."""
-    platform = wanted or documents.host_platform()
+    platform = wanted or platforms.host()
     if entry.arch is not None and entry.arch != platform.architecture:
         return f"it is for {entry.arch}, and {platform.architecture} is needed"
     cache = Cache(access.cache)
@@ -97,7 +97,7 @@ def _why_not(
 
 def _why_no_packages(entry: Entry, ref: reference.Apt, access: Access, wanted: manifest.Platform | None) -> str | None:
     """Return why this host cannot make an image of packages, None if it can."""
-    if wanted is not None and wanted.architecture != documents.host_platform().architecture:
+    if wanted is not None and wanted.architecture != platforms.host().architecture:
         return f"packages are of this machine's architecture, and {wanted.architecture} is needed"
     from banger_tools.apt import bootstrap
 

@@ -16,7 +16,8 @@ from msgspec import Struct
 from banger_tools import errors
 from banger_tools.manifest import Digest, Platform, Size
 from banger_tools.oci import digest as digests
-from banger_tools.oci import limits
+from banger_tools.oci import limits, platforms
+from banger_tools.oci.platforms import IndexPlatform
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -34,18 +35,7 @@ _LAYER_TYPE = re.compile(
     r"application/vnd\.(oci\.image\.layer\.(nondistributable\.)?v1\.tar|docker\.image\.rootfs\.(diff|foreign\.diff)\.tar)"
     r"(([.+])(gzip|zstd))?"
 )
-_VARIANTS = {"arm": ("v8", "v7", "v6", "v5"), "arm64": ("v9", "v8"), "amd64": ("v4", "v3", "v2", "v1")}
-_DEFAULT_VARIANT = {"arm64": "v8", "amd64": "v1", "arm": "v7"}
-_ALSO_RUNS = {"amd64": Platform("386"), "arm64": Platform("arm", variant="v8")}
 _ATTESTATION = "vnd.docker.reference.type"
-
-
-class IndexPlatform(Struct):
-    """The platform of an entry of an index."""
-
-    architecture: str = ""
-    os: str = ""
-    variant: str | None = None
 
 
 class Descriptor(Struct, rename={"media_type": "mediaType"}):
@@ -323,11 +313,13 @@ def read_config(
     if config.os not in ("linux", ""):
         raise errors.BadInput(f"'{subject}' is for the OS '{config.os}', and only Linux images can be used")
     listed = listed or IndexPlatform()
-    architecture = config.architecture or listed.architecture or host_platform().architecture
+    architecture = config.architecture or listed.architecture or platforms.host().architecture
     platform = Platform(architecture, "linux", config.variant or listed.variant or None)
     stated = IndexPlatform(architecture, "linux", platform.variant)
-    if wanted is not None and _rank(stated, wanted) is None and _rank(listed, wanted) is None:
-        raise errors.NoInput(f"'{subject}' is for {show_platform(platform)}, and {show_platform(wanted)} was asked for")
+    if wanted is not None and platforms.rank(stated, wanted) is None and platforms.rank(listed, wanted) is None:
+        raise errors.NoInput(
+            f"'{subject}' is for {platforms.show(platform)}, and {platforms.show(wanted)} was asked for"
+        )
     return raw, list(config.rootfs.diff_ids), platform
 
 
@@ -348,10 +340,10 @@ def choices(entries: Sequence[Descriptor], wanted: Platform | None, subject: str
     if ranked:
         ordered = [entry for _, entry in sorted(ranked, key=lambda pair: pair[0])]
         return ordered[:1] if ordered[0].platform else ordered
-    names = sorted({show_index_platform(entry.platform) for entry in entries if entry.platform})
+    names = sorted({platforms.show_index(entry.platform) for entry in entries if entry.platform})
     there = ", ".join(name for name in names if not name.startswith("unknown")) or "no platform"
     raise errors.NoInput(
-        f"'{subject}' has no image for {show_platform(wanted or host_platform())}",
+        f"'{subject}' has no image for {platforms.show(wanted or platforms.host())}",
         f"it has {there}; choose one with --platform",
     )
 
@@ -365,64 +357,5 @@ def _entry_rank(entry: Descriptor, wanted: Platform | None) -> int | None:
         return None
     if entry.platform is None:
         return 1000
-    ranks = [_rank(entry.platform, one) for one in runnable(wanted)]
+    ranks = [platforms.rank(entry.platform, one) for one in platforms.runnable(wanted)]
     return next((100 * number + rank for number, rank in enumerate(ranks) if rank is not None), None)
-
-
-def runnable(wanted: Platform | None) -> tuple[Platform, ...]:
-    """Return the platforms to accept, the best first: the one asked for, or all that this machine can run.
-
-    As containerd has it: an amd64 machine also runs 386, an arm64 one also arm; but who names a platform means it.
-    """
-    if wanted is not None:
-        return (wanted,)
-    own = host_platform()
-    also = _ALSO_RUNS.get(own.architecture)
-    return (own, also) if also else (own,)
-
-
-def _rank(found: IndexPlatform, wanted: Platform) -> int | None:
-    """Return how many steps of variant a platform is below the wanted one, None if it cannot run there."""
-    if found.os != wanted.os_name or found.architecture != wanted.architecture:
-        return None
-    default = _DEFAULT_VARIANT.get(wanted.architecture, "")
-    have, want = found.variant or default, wanted.variant or default
-    order = _VARIANTS.get(wanted.architecture, (want,))
-    if have == want:
-        return 0
-    if have not in order or want not in order or order.index(have) < order.index(want):
-        return None
-    return order.index(have) - order.index(want)
-
-
-def host_platform() -> Platform:
-    """Return the platform of this machine."""
-    import platform
-
-    machine = platform.machine()
-    if arm := re.fullmatch(r"armv([5-8]).*", machine):
-        return Platform("arm", "linux", f"v{arm[1]}")
-    names = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "i586": "386", "i386": "386"}
-    return Platform(names.get(machine, machine), "linux")
-
-
-def parse_platform(text: str) -> Platform:
-    """Return the platform that `os/arch[/variant]` or `arch` names.
-
-    Raises BadUsage.
-    """
-    parts = text.split("/") if "/" in text else ["linux", text]
-    if not 2 <= len(parts) <= 3 or not all(re.fullmatch(r"[a-z0-9_.-]+", part) for part in parts):
-        raise errors.BadUsage(f"--platform: '{text}' is not a platform", "for example linux/amd64 or linux/arm/v7")
-    names = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64"}
-    return Platform(names.get(parts[1], parts[1]), parts[0], parts[2] if len(parts) == 3 else None)
-
-
-def show_platform(platform: Platform) -> str:
-    """Return a platform as people write it."""
-    return "/".join(filter(None, (platform.os_name, platform.architecture, platform.variant)))
-
-
-def show_index_platform(platform: IndexPlatform) -> str:
-    """Return the platform of an index entry as people write it."""
-    return "/".join(filter(None, (platform.os, platform.architecture, platform.variant)))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from banger_tools import errors
-from banger_tools.oci import container, documents, local, pull, reference, remote
+from banger_tools.oci import container, documents, local, platforms, pull, reference, remote
 from banger_tools.oci.cache import Cache
 from banger_tools.oci.cancel import Cancel
 from banger_tools.oci.documents import Document, Image
@@ -40,7 +40,7 @@ def describe(image: Image) -> dict[str, Any]:
         "digest": root.descriptor.digest if root else image.digest,
         "mediaType": _media_type(root) if root else None,
         "platforms": list(dict.fromkeys(_platforms(image.documents[:-2]))) if root is not manifest else None,
-        "platform": documents.show_platform(image.platform) if image.platform else None,
+        "platform": platforms.show(image.platform) if image.platform else None,
         "manifest_digest": manifest.descriptor.digest if manifest else None,
         "manifest": documents.decode_any(manifest.data, "the manifest") if manifest else None,
         "config": image.config,
@@ -59,7 +59,7 @@ def _platforms(indexes: tuple[Document, ...]) -> Iterator[str]:
     for index in indexes:
         for entry in documents.decode(index.data, documents.Index, "the index").manifests:
             if entry.platform is not None and entry.platform.os not in ("", "unknown"):
-                yield documents.show_index_platform(entry.platform)
+                yield platforms.show_index(entry.platform)
 
 
 def tags(ref: reference.Reference, cache: Cache, wants: pull.Wants) -> list[str]:

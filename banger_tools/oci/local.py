@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from banger_tools import errors, files, identify, pack, sizes
 from banger_tools.manifest import Platform
-from banger_tools.oci import compression, documents, limits, reference
+from banger_tools.oci import compression, documents, limits, platforms, reference
 from banger_tools.oci import digest as digests
 from banger_tools.oci.cancel import Cancel
 from banger_tools.oci.container import Container, TarFile, whole_file
@@ -177,7 +177,7 @@ class RootfsSource:
 
     def resolve(self, wanted: Platform | None) -> Image:
         """Return an image of one layer; what its tar must be, nobody says."""
-        platform = wanted or documents.host_platform()
+        platform = wanted or platforms.host()
         config: dict[str, Any] = {"architecture": platform.architecture, "os": "linux", "config": {}}
         return Image(config, [self._blob()], [None], None, platform)
 

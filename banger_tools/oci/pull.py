@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from banger_tools import console, errors, manifest, sizes
-from banger_tools.oci import container, daemon, documents, layer, limits, local, place, reference, remote
+from banger_tools.oci import container, daemon, layer, limits, local, place, platforms, reference, remote
 from banger_tools.oci import digest as digests
 from banger_tools.oci.cache import Cache
 from banger_tools.oci.cancel import Cancel, run_all
@@ -109,9 +109,9 @@ def fetch_layers(
 
 
 def _warn_of_platform(image: Image, wanted: manifest.Platform | None, subject: str) -> None:
-    own = documents.runnable(None)
+    own = platforms.runnable(None)
     if wanted is None and image.platform and image.platform.architecture not in {one.architecture for one in own}:
-        theirs, ours = documents.show_platform(image.platform), documents.show_platform(own[0])
+        theirs, ours = platforms.show(image.platform), platforms.show(own[0])
         console.warning(f"'{subject}' is for {theirs}, and this machine is {ours}")
 
 
