@@ -95,7 +95,8 @@ def _files(folder: Path, kind: str) -> Iterator[File]:
                 continue
             regular = stat.S_ISREG(found.st_mode)
             useless = name.endswith(".tmp") or (kind == TRANSFER and is_leftover(name, found.st_size)) or not regular
-            yield File(path, LEFTOVER if useless else kind, found.st_blocks * 512, lease.last_use(found))
+            used = lease.last_use(found) if regular else found.st_mtime_ns  # a look at a symlink changes its time
+            yield File(path, LEFTOVER if useless else kind, found.st_blocks * 512, used)
 
 
 def _single(file: File) -> Entry:
@@ -135,7 +136,7 @@ def _image_files(cache: Cache, root: Descriptor, found: Mapping[Path, File]) -> 
 
 def _document(path: Path) -> dict[str, Any]:
     """Return a JSON object, {} for anything else; reading it is no use of it."""
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         try:
             descriptor = os.open(path, flags | os.O_NOATIME)

@@ -11,7 +11,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Raw, Struct
 
-from banger_tools import files, lease, manifest
+from banger_tools import errors, files, lease, manifest
+from banger_tools.oci import container
 from banger_tools.oci import digest as digests
 from banger_tools.oci.cache import Cache
 
@@ -51,11 +52,11 @@ def load(cache: Cache, key: str, *, thorough: bool) -> Record | None:
 def read(path: Path) -> Record | None:
     """Return a record, None if it is damaged or gone."""
     try:
-        kept = msgspec.json.decode(path.read_bytes()[:LIMIT], type=_Kept)
+        kept = msgspec.json.decode(container.whole_file(path).read(LIMIT, "a record"), type=_Kept)
         if digests.of(bytes(kept.record), kept.digest) != kept.digest:
             return None
         return msgspec.json.decode(kept.record, type=Record)
-    except (OSError, msgspec.DecodeError):
+    except (errors.BangerError, msgspec.DecodeError):
         return None
 
 

@@ -12,7 +12,6 @@ noticed by its digest, and fetched again.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -25,10 +24,10 @@ from typing import Any
 import msgspec
 
 from banger_tools import console, errors, files, lease
+from banger_tools.oci import container, limits, mark
 from banger_tools.oci import digest as digests
-from banger_tools.oci import limits, mark
 from banger_tools.oci.cancel import Cancel
-from banger_tools.oci.documents import OCI_INDEX, Descriptor, Document
+from banger_tools.oci.documents import ACCEPT, OCI_INDEX, OCI_MANIFEST, Descriptor, Document
 
 REF_NAME = "org.opencontainers.image.ref.name"
 RESUMABLE = 7 * 86400
@@ -161,7 +160,8 @@ class Cache:
 
     def resolved(self, name: str) -> Descriptor | None:
         """Return what a reference stood for when it was last resolved."""
-        return next((found for known, found in self.references() if known == name), None)
+        known = (found for given, found in self.references() if given == name and found.media_type in ACCEPT)
+        return next(known, None)
 
     def references(self) -> list[tuple[str | None, Descriptor]]:
         """Return what the layout's index lists, each with its name if it has one."""
@@ -170,7 +170,7 @@ class Cache:
     def record(self, name: str, descriptor: Descriptor) -> None:
         """Remember what a reference stands for."""
         entry = {
-            "mediaType": descriptor.media_type,
+            "mediaType": descriptor.media_type if descriptor.media_type in ACCEPT else self._media_type(descriptor),
             "digest": descriptor.digest,
             "size": descriptor.size,
             "annotations": {REF_NAME: name},
@@ -185,6 +185,11 @@ class Cache:
             entries = self._read_index() or []
             self._write_index([entry for entry in entries if not gone(_name(entry), _described(entry))])
 
+    def _media_type(self, descriptor: Descriptor) -> str:
+        """Return what an index is to call a document that a server sent as something general."""
+        data = self.read_document(descriptor) or b"{}"
+        return OCI_INDEX if "manifests" in json.loads(data) else OCI_MANIFEST
+
     @property
     def _index(self) -> Path:
         return self.oci / "index.json"
@@ -192,7 +197,7 @@ class Cache:
     def _read_index(self) -> list[dict[str, Any]] | None:
         """Return the entries of the index that are descriptors; None if it is no index."""
         try:
-            entries = json.loads(files.read_small(self._index, limits.DOCUMENT, "an index"))["manifests"]
+            entries = json.loads(container.whole_file(self._index).read(limits.DOCUMENT, "an index"))["manifests"]
             return [entry for entry in entries if _is_descriptor(entry)]
         except (errors.BangerError, ValueError, KeyError, TypeError, RecursionError):
             return None
@@ -268,13 +273,11 @@ def _lock_name(path: Path, cancel: Cancel) -> int:
     A file that was renamed or removed while we waited is another's finished work: its name is tried anew.
     """
     while True:
+        _make_room(path)
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         except OSError as error:
-            if error.errno not in (errno.EISDIR, errno.ELOOP, errno.ENXIO):
-                raise errors.os_error(error, f"cannot write '{path}'") from error
-            files.discard(path)
-            continue
+            raise errors.os_error(error, f"cannot write '{path}'") from error
         try:
             _wait_for_lock(descriptor, cancel)
             with contextlib.suppress(FileNotFoundError):
