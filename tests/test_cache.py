@@ -133,6 +133,25 @@ def test_prune_removes_what_was_not_used_and_what_is_left_is_whole(server: Serve
     check_layout(cache, [server.ref("one"), server.ref("old")], tmp_path / "again")
 
 
+@pytest.mark.root
+def test_a_use_counts_where_the_kernel_notes_none(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "noatime,size=32m", "tmpfs", disk], check=True)
+    try:
+        monkeypatch.setenv("BANGER_HOME", str(disk))
+        fetch(server.ref("one"))
+        fetch(server.ref("old"))
+        age(disk / "cache", 10 * DAY)
+        fetch(server.ref("one"), "--offline")
+        assert [entry["name"] for entry in prune("--keep=7d")["removed"]] == [server.ref("old")]
+        assert fetch(server.ref("one"), "--offline")
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
 def test_prune_to_a_size_keeps_what_was_used_last(server: Server, cache: Path, tmp_path: Path) -> None:
     for days, name in ((3, "old"), (2, "two"), (1, "one")):  # days ago; what an image shares was used with the last one
         fetch(server.ref(name))
