@@ -11,7 +11,7 @@ Options:
   --platform=PLATFORM   Choose os/arch[/variant] of an image that has several; default: this machine's.
   --pull=WHEN           Ask the source always, never, or when the answer is missing in the cache [default: missing].
   --offline             Let nothing go out to the network.
-  --verify              Hash layers that are in the cache again before they are used.
+  --verify              Hash layers that are in the cache again, and what they came out of; fetch what is damaged.
   --inspect             Print what REF is as it stands now, as JSON with its documents and sizes; fetch no layer.
   --list-tags           Print the tags of REF's repository, or the names in its layout or archive, one a line.
   --mirror=HOSTS        Ask these mirrors, separated by commas, before those of config.toml and the registry.

@@ -4,7 +4,7 @@ complete -c bg-fetch -F
 complete -c bg-fetch -l platform -x -d 'Choose os/arch[/variant] of an image that has several; default: this machine'"'"'s'
 complete -c bg-fetch -l pull -x -d 'Ask the source always, never, or when the answer is missing in the cache'
 complete -c bg-fetch -l offline -d 'Let nothing go out to the network'
-complete -c bg-fetch -l verify -d 'Hash layers that are in the cache again before they are used'
+complete -c bg-fetch -l verify -d 'Hash layers that are in the cache again, and what they came out of; fetch what is damaged'
 complete -c bg-fetch -l inspect -d 'Print what REF is as it stands now, as JSON with its documents and sizes; fetch no layer'
 complete -c bg-fetch -l list-tags -d 'Print the tags of REF'"'"'s repository, or the names in its layout or archive, one a line'
 complete -c bg-fetch -l mirror -x -d 'Ask these mirrors, separated by commas, before those of config'

@@ -57,10 +57,10 @@ def refused(status: int, *words: str | os.PathLike[str], **kwargs: Any) -> str:
     return said
 
 
-def fetch_here(ref: str, home: Path, **settings: Any) -> list[bytes]:
+def fetch_here(ref: str, home: Path, *, thorough: bool = False, **settings: Any) -> list[bytes]:
     """Fetch in this process into the cache of a home, and return the layers' tars."""
     settings.setdefault("plain_http", (ref.partition("/")[0],))
-    wants = pull.Wants(settings=Settings(**settings))
+    wants = pull.Wants(settings=Settings(**settings), thorough=thorough)
     fetched = pull.fetch(reference.parse(ref), ref, Cache(home / "cache"), wants)
     return [Path(layer.path).read_bytes() for layer in fetched.layers]
 

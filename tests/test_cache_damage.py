@@ -133,6 +133,19 @@ def test_a_damaged_file_is_noticed_and_made_anew(
         whole(home / "cache", server.ref, tmp_path / f"out{number}")
 
 
+@pytest.mark.parametrize("damage", ["cut", "grown", "emptied", "flipped at 0.5"])
+def test_verify_notices_a_damaged_blob_whose_tar_is_right(
+    damage: str, server: pulls.Server, good: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(good, home)
+    for blob in kinds(home / "cache")["blobs"]:
+        DAMAGES[damage](blob)
+    assert pulls.fetch_here(server.ref, home, thorough=True) == TARS
+    whole(home / "cache", server.ref, tmp_path / "out")
+    assert pulls.fetch_here(server.ref, home, thorough=True, offline=True) == TARS
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_transfer_is_begun_anew(damage: str, server: pulls.Server, good: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"

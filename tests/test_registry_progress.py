@@ -96,6 +96,19 @@ def test_machines_are_told_what_is_cached(server: Server, banger_home: Path) -> 
     assert cached == {large["digest"]: large["size"]}
 
 
+def test_what_was_in_vain_is_not_counted(server: Server, banger_home: Path) -> None:
+    layer = fetch(f"{server.host}/team/large:v1")["layers"][0]
+    registry.remove_cache(banger_home)
+    partial = banger_home / "cache" / "partial" / layer["digest"].replace(":", "-")
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(b"x" * (layer["size"] // 2))
+    lines = progress_of(f"{server.host}/team/large:v1")
+    assert {line["what"]: line["done"] for line in lines if line["finished"]} == {
+        f"layer 1 of 1 ({layer['digest'][7:19]})": layer["size"],
+        "all layers": layer["size"],
+    }
+
+
 # A child counts what its parent had before exec, so that the parent must be small.
 _PEAK = """
 import resource, subprocess, sys

@@ -86,6 +86,11 @@ class Cache:
         found = lease.use(self.blob_path(digest))
         return found is not None and size in (None, found.st_size)
 
+    def is_damaged(self, digest: str, cancel: Cancel) -> bool:
+        """Tell whether a blob is there and is not what its digest says; it is hashed."""
+        path = self.blob_path(digest)
+        return lease.use(path) is not None and _hash_file(path, digest, cancel) != digest
+
     def read_document(self, descriptor: Descriptor) -> bytes | None:
         """Return a document that is here and undamaged, else None."""
         if not self.has_blob(descriptor.digest, descriptor.size):

@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, NamedTuple, Protocol
+from typing import IO, NamedTuple, Protocol, Self
 
 from banger_tools import console, errors, identify, manifest, sizes
-from banger_tools.oci import compression, limits
+from banger_tools.oci import compression, limits, resume
 from banger_tools.oci import digest as digests
 from banger_tools.oci.behind import Behind
 from banger_tools.oci.cache import Cache
@@ -81,7 +81,7 @@ class Tar:
 
     def _take(self, data: bytes) -> None:
         self._hasher.update(data)
-        _write_all(self._file, data)
+        resume.write_all(self._file, data)
 
     def _look_at(self, data: bytes) -> None:
         self._head += data[: compression.HEAD - len(self._head)]
@@ -112,11 +112,16 @@ def fetch(task: Task, blob: Blob, diff_id: str | None, what: str) -> manifest.La
 
 
 def _cached_size(task: Task, blob: Blob, diff_id: str | None) -> int | None:
-    """Return the size of the tar if it is in the cache; then what it came out of is in use with it."""
+    """Return the size of the tar if it is in the cache; then what it came out of is in use with it.
+
+    None as well, if all is to be hashed again and what it came out of is damaged: so that it is fetched again.
+    """
     size = None if diff_id is None else task.cache.layer_size(diff_id, task.cancel, thorough=task.thorough)
-    if size is not None and blob.digest is not None:
-        task.cache.has_blob(blob.digest, blob.size)
-    return size
+    if size is None or blob.digest is None:
+        return size
+    task.cache.has_blob(blob.digest, blob.size)
+    must_be_right = task.thorough and task.source.remote
+    return None if must_be_right and task.cache.is_damaged(blob.digest, task.cancel) else size
 
 
 def _make(task: Task, blob: Blob, diff_id: str | None, what: str) -> tuple[str, int]:
@@ -129,29 +134,40 @@ def _make(task: Task, blob: Blob, diff_id: str | None, what: str) -> tuple[str, 
         if size is not None and diff_id is not None:
             task.total.update(blob.size or 0)
             return diff_id, size
-        with console.progress(what, blob.size, digest=key, cached=False) as bar:
-            show = _shown(task, bar)
+        with console.progress(what, blob.size, digest=key, cached=False) as bar, _Shown(bar, task.total) as shown:
             if blob.digest is None or not task.source.remote:
-                return unpack(task, show(task.source.chunks(blob, 0, task.cancel)), blob, diff_id, what)
-            return _download(task, blob, diff_id, partial, show, what)
+                return unpack(task, shown.all(task.source.chunks(blob, 0, task.cancel)), blob, diff_id, what)
+            return _download(task, blob, diff_id, partial, shown, what)
 
 
-Show = Callable[[Iterable[bytes]], Iterator[bytes]]
+class _Shown:
+    """Reports passing bytes to the layer's bar and to the total; what an attempt in vain reported is taken back."""
 
+    def __init__(self, *bars: console.Progress) -> None:
+        self._bars = bars
+        self._done = 0
 
-def _shown(task: Task, bar: console.Progress) -> Show:
-    """Return a filter that reports passing bytes to the layer's bar and to the total."""
+    def __enter__(self) -> Self:
+        return self
 
-    def show(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, errors.BangerError):  # another place may follow
+            self._count(-self._done)
+
+    def all(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the chunks of one attempt."""
+        self._count(-self._done)
         for chunk in chunks:
-            bar.update(len(chunk))
-            task.total.update(len(chunk))
+            self._count(len(chunk))
             yield chunk
 
-    return show
+    def _count(self, amount: int) -> None:
+        self._done += amount
+        for bar in self._bars:
+            bar.update(amount)
 
 
-def _download(task: Task, blob: Blob, diff_id: str | None, partial: Path, show: Show, what: str) -> tuple[str, int]:
+def _download(task: Task, blob: Blob, diff_id: str | None, partial: Path, shown: _Shown, what: str) -> tuple[str, int]:
     """Unpack a blob from the cache if it is there, else from its source, going on where a partial file ends.
 
     Bytes that prove wrong are thrown away, and fetched once more if part of them came from an earlier run
@@ -160,42 +176,25 @@ def _download(task: Task, blob: Blob, diff_id: str | None, partial: Path, show: 
     assert blob.digest is not None
     if task.cache.has_blob(blob.digest, blob.size):
         with contextlib.suppress(digests.Mismatch):
-            return unpack(task, show(_file_chunks(task.cache.blob_path(blob.digest))), blob, diff_id, what)
+            return unpack(task, shown.all(_file_chunks(task.cache.blob_path(blob.digest))), blob, diff_id, what)
         console.warning(f"{what}: the copy in the cache is damaged; fetching it again")
     if partial.stat().st_size > 0:
         with contextlib.suppress(digests.Mismatch):
-            return _transfer(task, blob, diff_id, partial, show, what)
+            return _transfer(task, blob, diff_id, partial, shown, what)
         console.warning(f"{what}: what an earlier run left is damaged; fetching it anew")
-    return _transfer(task, blob, diff_id, partial, show, what)
+    return _transfer(task, blob, diff_id, partial, shown, what)
 
 
-def _transfer(task: Task, blob: Blob, diff_id: str | None, partial: Path, show: Show, what: str) -> tuple[str, int]:
+def _transfer(task: Task, blob: Blob, diff_id: str | None, partial: Path, shown: _Shown, what: str) -> tuple[str, int]:
     assert blob.digest is not None
     try:
-        result = unpack(task, show(_tee(task, blob, partial)), blob, diff_id, what)
+        chunks = resume.kept(partial, blob.size, lambda start: task.source.chunks(blob, start, task.cancel))
+        result = unpack(task, shown.all(chunks), blob, diff_id, what)
     except errors.BadInput:
         os.truncate(partial, 0)  # wrong bytes must not be resumed from
         raise
     task.cache.keep_blob(partial, blob.digest)
     return result
-
-
-def _tee(task: Task, blob: Blob, partial: Path) -> Iterator[bytes]:
-    """Yield what the partial file holds, then the rest from the source, which is added to the file."""
-    with open(partial, "r+b", buffering=0) as file:
-        if blob.size is not None and os.fstat(file.fileno()).st_size > blob.size:
-            file.truncate(0)
-        while chunk := file.read(PIECE):
-            yield chunk
-        for chunk in task.source.chunks(blob, file.tell(), task.cancel):
-            _write_all(file, chunk)
-            yield chunk
-
-
-def _write_all(file: IO[bytes], data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]
 
 
 def _file_chunks(path: Path) -> Iterator[bytes]:

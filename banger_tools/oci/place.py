@@ -110,13 +110,11 @@ def fetch(task: Task, find: Find, blob: Blob, diff_id: str | None, what: str) ->
     """
     *others, last = find(blob)
     for place in others:
-        counted = _Counted(task.total)
         try:
-            return _fetch_from(task._replace(source=place, total=counted), blob, diff_id, what)
+            return _fetch_from(task._replace(source=place), blob, diff_id, what)
         except errors.BangerError as error:
             if not _concerns_only(place, error):
                 raise
-            counted.undo()
             if isinstance(place, Place):
                 place.pass_over(error)
     return _fetch_from(task._replace(source=last), blob, diff_id, what)
@@ -138,20 +136,3 @@ def _fetch_from(task: Task, blob: Blob, diff_id: str | None, what: str) -> manif
             raise
         console.warning(f"{error.message}; '{source.host}' garbles ranges, so all of it is fetched once more")
         return layer.fetch(task, blob, diff_id, what)
-
-
-class _Counted:
-    """Progress that can be taken back."""
-
-    def __init__(self, total: console.Progress) -> None:
-        self._total = total
-        self._done = 0
-
-    def update(self, amount: int) -> None:
-        """Count what was done."""
-        self._done += amount
-        self._total.update(amount)
-
-    def undo(self) -> None:
-        """Take back all that was done."""
-        self._total.update(-self._done)

@@ -55,11 +55,12 @@ def kept(part: Path, size: int | None, rest: Callable[[int], Iterator[bytes]]) -
         while chunk := file.read(PIECE):
             yield chunk
         for chunk in rest(file.tell()):
-            _write_all(file, chunk)
+            write_all(file, chunk)
             yield chunk
 
 
-def _write_all(file: IO[bytes], data: bytes) -> None:
+def write_all(file: IO[bytes], data: bytes) -> None:
+    """Write to an unbuffered file, which may take less than it is given."""
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
