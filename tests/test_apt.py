@@ -259,6 +259,21 @@ def test_what_the_archives_do_not_have_is_said(banger_home: Path) -> None:
     assert list((banger_home / "cache" / "partial").iterdir()) == []
 
 
+@pytest.mark.slow
+def test_a_misspelt_package_is_noticed_before_any_is_unpacked() -> None:
+    support.need("mmdebstrap", "apt-get")
+    packages = ("hello", "no-such-package")
+    order = mmdebstrap.Order("bookworm", "essential", packages, "amd64", (), 0)
+    done = subprocess.run(
+        [*order.command(), "--extract-hook=echo unpacked >&2"],
+        capture_output=True,
+        env=support.environment(hooks.environment((), packages)),
+    )
+    assert done.returncode != 0 and b"running --setup-hook" in done.stderr and b"unpacked" not in done.stderr
+    error = mmdebstrap.explain(Result(done.returncode, b"", done.stderr))
+    assert error.status == 66 and "'no-such-package'" in error.message
+
+
 def test_a_host_without_mmdebstrap_is_told_the_package(banger_home: Path, tmp_path: Path) -> None:
     python = subprocess.run(
         ["sh", "-c", "command -v python3"], capture_output=True, text=True, check=True

@@ -15,13 +15,21 @@ from banger_tools import process
 CONF_VARIABLE = "BANGER_APT_CONF"
 AUTH_VARIABLE = "BANGER_APT_AUTH"
 KEYS_VARIABLE = "BANGER_APT_KEYS"
+PACKAGES_VARIABLE = "BANGER_APT_PACKAGES"
 
+# mmdebstrap asks for our packages only when the essential ones are installed. A name that is misspelt is found out
+# here, a minute earlier, and nothing is fetched twice: mmdebstrap uses the indexes that it finds.
 SETUP = r"""
 set -eu
 umask 022
 printf '%s\n' "$BANGER_APT_CONF" >"$1/etc/apt/apt.conf.d/99banger-host"
 if [ -n "$BANGER_APT_AUTH" ]; then
   (umask 077 && printf '%s\n' "$BANGER_APT_AUTH" >"$1/etc/apt/auth.conf.d/99banger-host.conf")
+fi
+export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
+apt-get update -oAPT::Update::Error-Mode=any >&2
+if apt-get install --simulate $BANGER_APT_PACKAGES 2>&1 | grep '^E: Unable to locate package' >&2; then
+  exit 1
 fi
 """
 
@@ -48,10 +56,15 @@ _PASSED_ON = re.compile(
 )
 
 
-def environment(keyrings: Sequence[str]) -> dict[str, str]:
-    """Return what the hooks need to know: the host's apt options and passwords, and keys that the guest needs too."""
+def environment(keyrings: Sequence[str], packages: Sequence[str]) -> dict[str, str]:
+    """Return what the hooks need to know: the host's apt options and passwords, keys that the guest needs, packages."""
     keys = [key for key in keyrings if not re.search(r"\s", key)]
-    return {CONF_VARIABLE: options(), AUTH_VARIABLE: passwords(), KEYS_VARIABLE: " ".join(sorted(set(keys)))}
+    return {
+        CONF_VARIABLE: options(),
+        AUTH_VARIABLE: passwords(),
+        KEYS_VARIABLE: " ".join(sorted(set(keys))),
+        PACKAGES_VARIABLE: " ".join(packages),
+    }
 
 
 def options() -> str:

@@ -94,7 +94,7 @@ def run(order: Order, partial: Path) -> Iterator[bytes]:
     check_user()
     command = order.command()
     keyrings = [path for source in order.sources for path in source.keyrings]
-    settings = {**hooks.environment(keyrings), "SOURCE_DATE_EPOCH": str(order.epoch)}
+    settings = {**hooks.environment(keyrings, order.packages), "SOURCE_DATE_EPOCH": str(order.epoch)}
     console.command(f"SOURCE_DATE_EPOCH={order.epoch} {shlex.join(command)}")
     with workspace.opened(partial) as place, tempfile.TemporaryFile() as said:
         worker = _start(command, {**settings, "TMPDIR": str(place.folder)}, said, place.lock)
