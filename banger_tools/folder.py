@@ -8,6 +8,7 @@ owners are kept. Sockets, and what other filesystems have mounted below, are lef
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -180,7 +181,8 @@ class Scan:
         """Return the error that names the files which cannot be read."""
         named = ", ".join(f"'{self.shown(path)}'" for path in self.unreadable[:5])
         more = f" and {len(self.unreadable) - 5} more" if len(self.unreadable) > 5 else ""
-        return errors.Denied(f"cannot read {named}{more}", "run as a user who may, or leave them out with --exclude")
+        hint = "run as a user who may, or leave them out: bg-flatten --exclude"
+        return errors.Denied(f"cannot read {named}{more}: permission denied", hint)
 
 
 class Opener:
@@ -199,6 +201,8 @@ class Opener:
         try:
             descriptor = os.open(name, _FILE, dir_fd=self.folder(folders))
         except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):  # a symlink or a file took the place of a name
+                raise self.changed(origin) from error
             raise errors.os_error(error, f"cannot read '{self.path}/{origin.path}'") from error
         try:
             self.check(descriptor, origin, size)
@@ -212,9 +216,12 @@ class Opener:
         info = os.fstat(descriptor)
         same = (info.st_size, divmod(info.st_mtime_ns, 10**9)) == (size, origin.mtime)
         if not stat.S_ISREG(info.st_mode) or not same:
-            raise errors.BadInput(
-                f"'{self.path}/{origin.path}' changed after the tree was made", "make the tree again: bg-flatten"
-            )
+            raise self.changed(origin)
+
+    def changed(self, origin: Origin) -> errors.BadInput:
+        return errors.BadInput(
+            f"'{self.path}/{origin.path}' changed after the tree was made", "make the tree again: bg-flatten"
+        )
 
     def folder(self, names: list[bytes]) -> int:
         """Return the descriptor of a folder, opening only what the one before did not have open."""

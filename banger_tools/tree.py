@@ -141,7 +141,12 @@ def xattr_values(entry: Entry) -> dict[str, bytes]:
 
 
 def write(path: Path, tree: Tree) -> Written:
-    """Write a tree.jsonl at `path`, which must not exist."""
+    """Write a tree.jsonl at `path`, which must not exist.
+
+    Raises BadInput for a source whose path JSON cannot hold.
+    """
+    for source in tree.sources:
+        _refuse_unwritable(source.path)
     total = sum(entry.size for entry in tree.entries if entry.type == "file")
     header = Header(VERSION, tree.sources, len(tree.entries), total)
     digest = hashlib.sha256()
@@ -152,6 +157,14 @@ def write(path: Path, tree: Tree) -> Written:
             digest.update(lines)
             size += len(lines)
     return Written(f"sha256:{digest.hexdigest()}", size, len(tree.entries), total)
+
+
+def _refuse_unwritable(path: str) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        hint = "rename it, or move what it is in"
+        raise errors.BadInput(f"'{path}' is not UTF-8, and a tree cannot name it", hint) from None
 
 
 def _batches(header: Header, entries: list[Entry]) -> Iterator[bytes]:

@@ -2,7 +2,8 @@
 
 Nothing outside the folder is touched, whatever the tree says and whoever changes the folder meanwhile: it is made
 under a private name, entered by descriptors and never through a symlink, and only what was just made is changed. What
-this user may not set is left out and counted.
+this user may not set is left out and counted. Unlike artifacts it is not synced: no manifest leads to it, and it can be
+made again.
 """
 
 from __future__ import annotations
@@ -216,7 +217,7 @@ def _allow_depth() -> None:
 
 
 def refuse_taken(target: Path) -> None:
-    """Raise CannotCreate unless a folder can be made at `target`: nothing is there, or an empty folder."""
+    """Raise CannotCreate unless a folder can be made at `target`: nothing is there, or an empty folder to replace."""
     try:
         taken = bool(os.listdir(target)) or target.is_symlink()
     except FileNotFoundError:
@@ -226,7 +227,9 @@ def refuse_taken(target: Path) -> None:
     except OSError as error:
         raise errors.os_error(error, f"cannot read '{target}'") from error
     if taken:
-        raise errors.CannotCreate(f"'{target}' exists and is not an empty folder")
+        raise errors.CannotCreate(f"'{target}' exists and is not an empty folder", "name one that is new, or empty")
+    if target.is_mount():
+        raise errors.CannotCreate(f"'{target}' is a mount point", f"name a folder in it: --dir='{target}/tree'")
     if not target.parent.is_dir():
         raise errors.CannotCreate(f"cannot make '{target}': its folder does not exist", f"mkdir -p '{target.parent}'")
 

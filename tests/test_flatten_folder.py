@@ -96,13 +96,18 @@ def test_unreadable_files_are_named_and_may_be_excluded(tmp_path: Path, user: su
     assert b"unreadable/one'" in done.stderr
     assert b"unreadable/two'" in done.stderr
     assert b"three" not in done.stderr
+    assert b": permission denied" in done.stderr
     assert not (user.home / "tree.jsonl").exists()
     excluded = ["--exclude=/one", "--exclude=two"]
     assert user.run("bg-flatten", "-o", user.home / "some.jsonl", *excluded, source).returncode == 0
 
 
-@pytest.mark.parametrize("change", ["longer", "newer", "gone", "symlink", "parent is a symlink"])
-def test_file_that_changed_after_the_tree_was_made_is_an_error_that_names_it(tmp_path: Path, change: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "status"), [("longer", 65), ("newer", 65), ("gone", 66), ("symlink", 65), ("parent is a symlink", 65)]
+)
+def test_file_that_changed_after_the_tree_was_made_is_an_error_that_names_it(
+    tmp_path: Path, change: str, status: int
+) -> None:
     source = tmp_path / "source"
     (source / "sub").mkdir(parents=True)
     path = source / "sub/file"
@@ -125,8 +130,9 @@ def test_file_that_changed_after_the_tree_was_made_is_an_error_that_names_it(tmp
             (source / "sub").rename(source / "moved")
             (source / "sub").symlink_to(tmp_path / "elsewhere")
     done = support.run("bg-mkext4", "-C", tmp_path, stdin=made)
-    assert done.returncode != 0
+    assert done.returncode == status
     assert b"sub/file'" in done.stderr
+    assert (b"hint: make the tree again" in done.stderr) == (status == 65)
     assert not (tmp_path / "rootfs.ext4").exists()
     assert support.leftovers(tmp_path) == []
 
@@ -204,3 +210,27 @@ def test_deep_folder_is_walked_and_a_deeper_one_refused(tmp_path: Path) -> None:
     assert b"folders deep" in done.stderr
     inside = place.joinpath(*["d"] * 200)
     assert len(tree_of(inside, tmp_path).entries) == 401
+
+
+def test_file_that_became_unreadable_after_the_tree_was_made_is_denied(user: support.OrdinaryUser) -> None:
+    source = user.home / "shut-later"
+    source.mkdir()
+    (source / "file").write_text("content")
+    assert user.run("bg-flatten", "-o", user.home / "shut-later.jsonl", source).returncode == 0
+    if os.geteuid() == 0:
+        os.chown(source / "file", 0, 0)
+    (source / "file").chmod(0)
+    done = user.run("bg-mkext4", "-o", user.home / "shut-later.ext4", user.home / "shut-later.jsonl")
+    assert done.returncode == 77
+    assert b"shut-later/file': permission denied" in done.stderr
+
+
+def test_source_whose_name_json_cannot_hold_makes_an_image_and_no_tree(tmp_path: Path) -> None:
+    source = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    source.mkdir()
+    (source / "file").write_text("content")
+    done = support.run("bg-flatten", "-C", tmp_path, source)
+    assert done.returncode == 65
+    assert b"is not UTF-8" in done.stderr
+    support.run_ok("bg-mkext4", "--size=8M", "-C", tmp_path, source)
+    assert support.leftovers(tmp_path) == []

@@ -158,6 +158,15 @@ def test_tar_and_manifest_are_not_replaced_unless_forced(tmp_path: Path) -> None
     assert tarfile.is_tarfile(tmp_path / "there")
 
 
+@pytest.mark.parametrize("options", [["--tar=x", "--dir=x"], ["--tar=tree.jsonl"], ["--manifest=x", "-f", "-o", "x"]])
+def test_one_name_for_two_outputs_is_refused_before_the_work(tmp_path: Path, options: list[str]) -> None:
+    (tmp_path / "in").mkdir()
+    done = support.run("bg-flatten", *options, tmp_path / "in", cwd=tmp_path)
+    assert done.returncode == 64
+    assert b"is to be two outputs" in done.stderr
+    assert os.listdir(tmp_path) == ["in"]
+
+
 def test_tar_is_never_written_to_a_terminal(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     leader, follower = pty.openpty()

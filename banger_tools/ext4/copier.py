@@ -7,6 +7,7 @@ between them, large files are copied inside the kernel.
 from __future__ import annotations
 
 import contextlib
+import json
 import mmap
 import os
 import signal
@@ -62,9 +63,10 @@ def copying(copies: Iterable[Copy], loose: Sequence[Entry], contents: Contents, 
 
 
 def _check(status: int, said: bytes) -> None:
-    number, _, message = said.decode(errors="replace").partition(" ")
     if said:
-        raise errors.os_error(OSError(int(number), message)) if number != "0" else errors.BadInput(message)
+        number, message, hint = json.loads(said)
+        kind = next(kind for kind in errors.ERRORS if kind.status == number)
+        raise kind(message, hint)
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGBUS:
         raise errors.BadInput("a layer became shorter while it was read")
     if status != 0:
@@ -80,11 +82,15 @@ def _child(copies: Iterable[Copy], loose: _Loose, target: int, pipe: int) -> Non
         _copy_all(copies, loose, target)
         status = 0
     except OSError as error:
-        os.write(pipe, f"{error.errno or 5} {error.strerror}".encode())
+        _tell(errors.os_error(error), pipe)
     except errors.BangerError as error:
-        os.write(pipe, f"0 {error.message}".encode())
+        _tell(error, pipe)
     finally:
         os._exit(status)
+
+
+def _tell(error: errors.BangerError, pipe: int) -> None:
+    os.write(pipe, json.dumps([error.status, error.message, error.hint]).encode())
 
 
 class _Loose:
