@@ -186,6 +186,7 @@ def test_what_is_no_whole_tar_is_refused(
     path.write_bytes(content)
     said = refused(65, "rootfs:-" if stdin else f"rootfs:{path}", stdin=content if stdin else b"")
     assert wrong in said
+    assert ("stdin" if stdin else f"'{path}'") in said
     only_finished(banger_home)
 
 

@@ -85,6 +85,7 @@ def test_transports_are_taken_apart(text: str, expected: reference.Reference) ->
         ("docker-daemon:--help", "name"),
         ("podman:", "nothing follows"),
         ("oci:", "nothing follows"),
+        ("docker://", "'docker://' is not a reference: nothing follows"),
         ("apt:Book worm", "is not a suite"),
         ("apt:bookworm?variant=huge", "no variant"),
         ("apt:bookworm?include=--force", "not a package"),

@@ -104,7 +104,9 @@ class Transport:
         Raises Busy, NotTls, Unavailable.
         """
         if self.settings.offline:
-            raise errors.Unavailable(f"'{url}' is needed, and going out is not allowed", "run it without --offline")
+            raise errors.Unavailable(
+                f"'{url}' is needed, and going out is not allowed", "run it without --offline and --pull=never"
+            )
         headers = {"User-Agent": f"banger/{__version__}", "Accept-Encoding": "identity", **headers}
         with self.sorted_errors(url):
             response = self._connections.pool(url).request(

@@ -173,7 +173,10 @@ def _places(source: layer.Source, settings: Settings, cancel: Cancel) -> Iterato
 
 
 def _what(number: int, count: int, blob: Blob, diff_id: str | None) -> str:
+    """Return what errors and bars call a layer: the only one of a flat tar or a folder is called as that is."""
     digest = blob.digest or diff_id
+    if digest is None and blob.location:
+        return "stdin" if blob.location == "-" else f"'{blob.location}'"
     short = f" ({digest.partition(':')[2][:12]})" if digest else ""
     return f"layer {number} of {count}{short}"
 

@@ -169,6 +169,8 @@ def parse(text: str) -> Reference:
     if transport in ("http", "https") and rest.startswith("//"):
         return _bundle(text)
     if transport == "docker" and rest.startswith("//"):
+        if rest == "//":
+            raise _wrong(text, "nothing follows 'docker://'")
         return parse_registry(rest[2:])
     if rest.startswith("//"):
         raise _wrong(text, f"'{transport}://' is not a transport")
