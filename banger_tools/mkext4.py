@@ -88,9 +88,6 @@ class Options(NamedTuple):
     def from_arguments(cls, arguments: dict[str, Any]) -> Options:
         """Check the command line's values."""
         _refuse_contradiction(arguments)
-        label = arguments["--label"] or ""
-        if len(label.encode()) > 16:
-            raise errors.BadUsage(f"--label: '{label}' has more than 16 bytes")
         return cls(
             arguments["INPUT"],
             stage.Outputs.from_arguments(arguments),
@@ -99,7 +96,7 @@ class Options(NamedTuple):
             bool(arguments["--minimal"]),
             _inodes(arguments["--inodes"]),
             _features(arguments),
-            label,
+            _label(arguments["--label"] or ""),
             _uuid(arguments["--uuid"]),
         )
 
@@ -137,6 +134,16 @@ def _features(arguments: dict[str, Any]) -> tuple[str, ...]:
     """Return the words of --features that are not empty, and what --no-journal stands for."""
     words = [word for word in (arguments["--features"] or "").split(",") if word]
     return (*words, *(["^has_journal"] if arguments["--no-journal"] else []))
+
+
+def _label(text: str) -> str:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise errors.BadUsage(f"--label: '{text}' is not UTF-8") from None
+    if size > 16:
+        raise errors.BadUsage(f"--label: '{text}' has more than 16 bytes")
+    return text
 
 
 def _uuid(text: str | None) -> uuid.UUID | None:

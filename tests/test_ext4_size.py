@@ -99,6 +99,20 @@ def test_inodes_are_as_many_as_wished_used_ones_too(tmp_path: Path) -> None:
     assert (found["Inode count"], found["Free inodes"]) == (64, 64 - 50 - 11)
 
 
+@pytest.mark.slow
+def test_default_fits_however_many_inodes_are_wished(tmp_path: Path) -> None:
+    image, section = made(tmp_path, "--inodes=300000000")
+    assert section["free_inodes"] >= 300_000_000 - 100
+    trees.fsck(image)
+
+
+def test_more_inodes_than_groups_can_be_described_for_are_refused(tmp_path: Path) -> None:
+    done = support.run("bg-mkext4", "--inodes=4000000000", "-C", tmp_path, a_tree(tmp_path))
+    assert done.returncode == 64
+    assert b"hint: ask for fewer: --inodes" in done.stderr
+    assert sorted(os.listdir(tmp_path)) == ["source", "tree.jsonl"]
+
+
 def test_many_empty_files_are_held_by_groups_with_more_inodes_than_usual(tmp_path: Path) -> None:
     entries = [Entry("/", "dir"), *(Entry(f"/{n % 300:03}/{n}", "file") for n in range(70_000))]
     tree.write(tmp_path / "tree.jsonl", Tree([], entries))
@@ -116,6 +130,7 @@ def test_many_empty_files_are_held_by_groups_with_more_inodes_than_usual(tmp_pat
         (["--inodes=many"], "'many' is not a number"),
         (["--inodes=0"], "'0' is not a number"),
         (["--free=-1"], "'-1' is not a size"),
+        ([b"--label=caf\xe9"], "is not UTF-8"),
         (["--features=encrypt"], "'encrypt' is not supported: the programs"),
         (["--features=^orphan_file,orphan_file"], "both asked for and left out"),
         (["--features=^filetype"], "'filetype' cannot be left out"),

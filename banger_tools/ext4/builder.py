@@ -102,6 +102,8 @@ class Search:
             size = self.default_size() if self.wanted.size is None else self.wanted.size
             yield self.roomy(size)
             yield self.tight(size)
+            if self.wanted.size is None:  # very many inodes make groups small, and what each of them takes adds up
+                yield self.roomy(self.least_size(self.roomy, above=size))
 
     def default_size(self) -> int:
         """Return what the tree needs and a quarter more, in whole MiB."""

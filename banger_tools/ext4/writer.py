@@ -107,6 +107,8 @@ class Writer:
     """One filesystem being filled."""
 
     def __init__(self, image: Image, plan: Plan) -> None:
+        if image.superblock.has("meta_bg"):  # mke2fs adds it unasked where descriptors would fill most of a group
+            raise errors.BadUsage("so many inodes need more groups than can be described", "ask for fewer: --inodes")
         self.image = image
         self.plan = plan
         self.geometry = image.geometry
@@ -352,7 +354,7 @@ class Writer:
             if not self.geometry.has_super(group):
                 continue
             start = self.geometry.group_start(group) * BLOCK
-            superblock.s_block_group_nr = group
+            superblock.s_block_group_nr = group & 0xFFFF  # as libext2fs does: nobody needs the rest
             if self.sealed:
                 superblock.s_checksum = checksum.superblock_checksum(superblock)
             self.put(start + (s.SUPERBLOCK_OFFSET if group == 0 else 0), superblock.raw)
