@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -40,8 +41,8 @@ def banger_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def user() -> Iterator[support.OrdinaryUser]:
-    """An ordinary user who can run the programs, with an empty home that others may enter."""
+def _ordinary_user() -> Iterator[tuple[support.OrdinaryUser, Path]]:
+    """An ordinary user who can run the programs, and a folder for their homes, which others may enter."""
     with tempfile.TemporaryDirectory(prefix="banger-user-") as folder:
         base = Path(folder)
         base.chmod(0o755)
@@ -49,7 +50,18 @@ def user() -> Iterator[support.OrdinaryUser]:
         home.mkdir()
         found = support.ordinary_user(home)
         support.let_run(found, base / "checkout")
-        yield found
+        yield found, base
+
+
+@pytest.fixture
+def user(_ordinary_user: tuple[support.OrdinaryUser, Path]) -> Iterator[support.OrdinaryUser]:
+    """An ordinary user with an empty home, which others may enter."""
+    found, base = _ordinary_user
+    home = Path(tempfile.mkdtemp(prefix="home-", dir=base))
+    home.chmod(0o755)
+    support.give(home, found)
+    yield found.at(home)
+    shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture

@@ -117,6 +117,12 @@ class OrdinaryUser:
         self.home = home
         self.bin = BIN
 
+    def at(self, home: Path) -> OrdinaryUser:
+        """Return the same user with another home."""
+        found = OrdinaryUser(self.name, home)
+        found.bin = self.bin
+        return found
+
     def argv(self, program: str, *arguments: str | os.PathLike[str]) -> list[str]:
         """Return the command line that runs a program as this user."""
         launcher = self.bin / program
@@ -155,8 +161,15 @@ def ordinary_user(home: Path) -> OrdinaryUser:
     if not any(line.startswith(f"{USER}:") for line in Path("/etc/subuid").read_text().splitlines()):
         ranges = ["--add-subuids", "400000-465535", "--add-subgids", "400000-465535"]
         subprocess.run(["usermod", *ranges, USER], check=True, env=environment())
-    shutil.chown(home, USER, USER)
-    return OrdinaryUser(USER, home)
+    found = OrdinaryUser(USER, home)
+    give(home, found)
+    return found
+
+
+def give(folder: Path, user: OrdinaryUser) -> None:
+    """Make a folder that we made the user's own."""
+    if os.geteuid() == 0:
+        shutil.chown(folder, user.name, user.name)
 
 
 def let_run(user: OrdinaryUser, copy: Path) -> None:
