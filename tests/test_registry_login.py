@@ -163,8 +163,11 @@ def test_what_is_public_needs_an_anonymous_token_only(
     nobody = {"HOME": str(tmp_path), "XDG_RUNTIME_DIR": "", "DOCKER_CONFIG": "", "REGISTRY_AUTH_FILE": ""}
     assert right(fetch(f"{guarded[0].host}/public/app:v1", env=nobody))
     assert tokens.issued == [{"scopes": ["repository:public/app:pull"], "alice": False, "method": "GET"}]
-    assert "log in" in refused(77, guarded[0].ref, env=nobody)
-    assert "who are you" in refused(77, guarded[0].ref, "--creds", "alice:wrong")
+    said = refused(77, guarded[0].ref, env=nobody)
+    assert f"log in first: docker login {guarded[0].host}," in said
+    said = refused(77, guarded[0].ref, "--creds", "alice:wrong")
+    assert "who are you" in said and "is 'alice' the right user" in said and "wrong" not in said
+    assert f"log in again: docker login {guarded[0].host}," in said
 
 
 def test_an_identity_token_is_traded_for_access(

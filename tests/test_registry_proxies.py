@@ -59,7 +59,8 @@ def test_tls_goes_through_a_tunnel_with_the_password_of_the_proxy(
 def test_a_proxy_is_not_used_for_this_machine(server: Server, banger_home: Path) -> None:
     nobody = f"http://127.0.0.1:{registry.free_port()}"
     assert right(fetch(server.ref, env=proxied(nobody)))
-    assert "proxy" in refused(69, "registry.invalid/team/app", env=proxied(nobody))
+    said = refused(69, "registry.invalid/team/app", env=proxied(nobody))
+    assert "the proxy does not let us reach 'registry.invalid': connection refused\n" in said
     assert "cannot find" in refused(69, "registry.invalid/team/app", env=proxied(nobody, no_proxy=".invalid"))
 
 

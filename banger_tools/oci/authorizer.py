@@ -71,6 +71,15 @@ class Authorizer:
                 return True
             return False
 
+    @property
+    def hint(self) -> str:
+        """What may help one who is refused: to log in to the registry, wherever its tokens come from."""
+        login = f"docker login {self._host}, or podman login {self._host}"
+        if self._known is None:
+            return f"if you may have it, log in first: {login}"
+        who = f"'{self._known.user}'" if self._known.user else "the one who is logged in"
+        return f"is {who} the right user, and the password still right? if not, log in again: {login}"
+
     def _credentials(self) -> Credentials | None:
         if not self._asked:
             self._known, self._asked = self._login(), True
@@ -108,7 +117,8 @@ class Authorizer:
         except failures.NotTls as error:
             raise errors.Unavailable(str(error)) from error
         if response.status != 200:
-            raise registry_errors.of_status(response, body, server, f"{self._host}/{self._repository}")
+            subject = f"{self._host}/{self._repository}"
+            raise registry_errors.of_status(response, body, server, subject, self.hint)
         return _token_of(body, server)
 
 

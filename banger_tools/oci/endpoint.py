@@ -118,5 +118,5 @@ class Endpoint:
                 challenge = response.headers.get("WWW-Authenticate", "")
                 body = self.transport.read_all(response, registry_errors.BYTES, url, "an error message")
                 if response.status != 401 or is_last or not self._authorizer.answer(challenge, used):
-                    raise registry_errors.of_status(response, body, self.host, self.subject)
+                    raise registry_errors.of_status(response, body, self.host, self.subject, self._authorizer.hint)
         raise AssertionError("the last answer is returned or raised")

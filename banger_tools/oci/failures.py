@@ -50,6 +50,8 @@ def sort(error: Exception, host: str) -> Exception:
 
 def _proxy_reason(error: Exception) -> str:
     cause = error.args[1] if len(error.args) > 1 else error
+    if isinstance(cause.__cause__, OSError):  # nobody answers there
+        cause = cause.__cause__
     return str(errors.reason(cause) if isinstance(cause, OSError) and cause.errno else cause)
 
 

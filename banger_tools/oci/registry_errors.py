@@ -19,8 +19,8 @@ BYTES = 64 << 10
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
 
 
-def of_status(response: BaseHTTPResponse, body: bytes, host: str, subject: str) -> Exception:
-    """Return the error that a status stands for; Busy if time may cure it."""
+def of_status(response: BaseHTTPResponse, body: bytes, host: str, subject: str, hint: str | None = None) -> Exception:
+    """Return the error that a status stands for; Busy if time may cure it. The `hint` is for one who is refused."""
     said = _message(body)
     detail = f": {said}" if said else ""
     answer = f"'{host}' answers {response.status} {response.reason or ''}".rstrip()
@@ -28,7 +28,6 @@ def of_status(response: BaseHTTPResponse, body: bytes, host: str, subject: str) 
         return Busy(answer, retry_after(response.headers.get("Retry-After")))
     match response.status:
         case 401 | 403:
-            hint = f"if you may have it, log in first: docker login {host}, or podman login {host}"
             return errors.Denied(f"'{host}' does not let us have '{subject}'{detail}", hint)
         case 404 if said is None and "Docker-Distribution-Api-Version" not in response.headers:
             return errors.Unavailable(f"'{host}' is no registry: it knows nothing of /v2/")
