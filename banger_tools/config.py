@@ -18,6 +18,7 @@ from __future__ import annotations
 import tomllib
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec import Struct, field
@@ -77,11 +78,13 @@ def parse(data: bytes, where: Path) -> Config:
 
     Raises BadInput.
     """
+    raw: dict[str, Any] = {}
     try:
-        config = msgspec.convert(tomllib.loads(data[:LIMIT].decode()), Config)
+        raw = tomllib.loads(data[:LIMIT].decode())
+        config = msgspec.convert(raw, Config)
     except msgspec.ValidationError as error:
         text, _, place = str(error).partition(" - at ")
-        key = place.strip("`").removeprefix("$").lstrip(".")
+        key = place.strip("`").removeprefix("$").lstrip(".").replace("registries[...]", _wrong_registry(raw))
         text = text[:1].lower() + text[1:].replace("`", "'")
         raise errors.BadInput(f"'{where}': {key + ': ' if key else ''}{text}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -90,6 +93,17 @@ def parse(data: bytes, where: Path) -> Config:
         if (catalog.file is None) == (catalog.url is None):
             raise errors.BadInput(f"'{where}': catalogs[{number}]: needs either 'file' or 'url'")
     return _absolute(config, where.parent)
+
+
+def _wrong_registry(raw: dict[str, Any]) -> str:
+    """Return the key of the first registry that is wrong, which msgspec does not tell."""
+    registries = raw.get("registries")
+    for host, one in registries.items() if isinstance(registries, dict) else ():
+        try:
+            msgspec.convert(one, Registry)
+        except msgspec.ValidationError:
+            return f'registries."{host}"'
+    return "registries"
 
 
 def _absolute(config: Config, folder: Path) -> Config:
