@@ -56,14 +56,13 @@ def descriptor_checksum(superblock: Superblock, seed: int, group: int, descripto
 def inode_is_sound(seed: int, raw: bytes | bytearray, number: int) -> bool:
     """Tell whether an inode has the checksum that it should have."""
     value = _whole_inode(seed, raw, number)
-    if _has_high_half(raw):
-        return raw[0x7C:0x7E] + raw[0x82:0x84] == value.to_bytes(4, "little")
-    return raw[0x7C:0x7E] == value.to_bytes(4, "little")[:2]
+    stated = raw[0x7C:0x7E] + raw[0x82:0x84] if _has_high_half(raw) else raw[0x7C:0x7E]
+    return value.startswith(stated)
 
 
 def seal_inode(seed: int, raw: bytearray, number: int) -> None:
     """Set an inode's checksum: the low half always, the high half where the inode has room for it."""
-    value = _whole_inode(seed, raw, number).to_bytes(4, "little")
+    value = _whole_inode(seed, raw, number)
     raw[0x7C:0x7E] = value[:2]  # i_checksum_lo
     if _has_high_half(raw):
         raw[0x82:0x84] = value[2:]  # i_checksum_hi
@@ -73,13 +72,14 @@ def _has_high_half(raw: bytes | bytearray) -> bool:
     return len(raw) > 0x84 and (raw[0x80] >= 4 or raw[0x81] > 0)  # i_extra_isize
 
 
-def _whole_inode(seed: int, raw: bytes | bytearray, number: int) -> int:
+def _whole_inode(seed: int, raw: bytes | bytearray, number: int) -> bytes:
     """Return the checksum of an inode, whatever its checksum fields hold now: they count as zero."""
     blank = bytearray(raw)
     blank[0x7C:0x7E] = b"\0\0"
     if _has_high_half(raw):
         blank[0x82:0x84] = b"\0\0"
-    return final(crc32c(blank, crc32c(number.to_bytes(4, "little") + raw[0x64:0x68], seed)))
+    value = final(crc32c(blank, crc32c(number.to_bytes(4, "little") + raw[0x64:0x68], seed)))
+    return value.to_bytes(4, "little")
 
 
 def crc16(data: bytes, value: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from banger_tools.ext4.structures import SUPERBLOCK_OFFSET, GroupDescriptor, Superblock
+from banger_tools.ext4.structures import SUPERBLOCK_OFFSET, Superblock
 
 
 class Geometry:
@@ -54,11 +54,6 @@ class Geometry:
         if not self.has_super(group):
             return 0
         return 1 + self.table_blocks + self.superblock.s_reserved_gdt_blocks
-
-    def inode_place(self, number: int, descriptors: list[GroupDescriptor]) -> int:
-        """Return the byte offset of an inode."""
-        group, index = divmod(number - 1, self.inodes_per_group)
-        return descriptors[group].bg_inode_table * self.block_size + index * self.inode_size
 
 
 def _is_power(number: int, base: int) -> bool:

@@ -69,6 +69,10 @@ class Image:
         self.has_checksums = self.superblock.has("metadata_csum")
         self.seed = checksum.filesystem_seed(self.superblock)
         self.descriptors = self.read_descriptors()
+        # For all inodes these are asked often, and fields are slow.
+        self._tables = [descriptor.bg_inode_table * self.geometry.block_size for descriptor in self.descriptors]
+        self._inodes = self.superblock.s_inodes_count
+        self._end = self.geometry.blocks * self.geometry.block_size
         if self.superblock.has("mmp"):
             self.refuse_mounted_elsewhere()
         self._per_piece = math.gcd(_TABLE_PIECE, self.geometry.inodes_per_group)
@@ -157,10 +161,11 @@ class Image:
 
     def inode_place(self, number: int) -> int:
         """Return the byte offset of an inode in the image."""
-        if not 1 <= number <= self.superblock.s_inodes_count:
+        if not 1 <= number <= self._inodes:
             raise self.broken(f"inode {number} does not exist")
-        place = self.geometry.inode_place(number, self.descriptors)
-        if place + self.geometry.inode_size > self.geometry.blocks * self.geometry.block_size:
+        group, index = divmod(number - 1, self.geometry.inodes_per_group)
+        place = self._tables[group] + index * self.geometry.inode_size
+        if place + self.geometry.inode_size > self._end:
             raise self.broken(f"the table of inode {number} is outside of it")
         return place
 

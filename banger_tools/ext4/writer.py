@@ -169,7 +169,7 @@ class Writer:
 
     def pack_inodes(self, places: Places) -> bytearray:
         """Return the inodes from the root on, in the order of their numbers, and gather the blocks that they own."""
-        existing = self.image.geometry.inode_place(1, self.image.descriptors)
+        existing = self.image.inode_place(1)
         table = bytearray(os.pread(self.image.descriptor, (s.LOST_FOUND_INO) * INODE_SIZE, existing))
         table.extend(bytes((self.plan.inodes - s.LOST_FOUND_INO) * INODE_SIZE))
         for item in self.plan.items:
