@@ -141,6 +141,18 @@ def test_another_architecture_than_the_one_asked_for_is_refused(good: Path, here
     assert "is for amd64, and not for linux/arm64" in refused(good, here, "--platform=linux/arm64", status=66)
 
 
+def test_another_architecture_that_nobody_chose_is_warned_of(parts: Path, here: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "rootfs.ext4").symlink_to(parts / "rootfs.ext4")
+    image = {**bundles.manifest(parts)["image"], "architecture": "s390x"}
+    (other / "manifest.json").write_text(json.dumps(bundles.manifest(parts, image=image)))
+    packed = pack(other, tmp_path / "other.tar.zst", "--dereference", "rootfs.ext4", "manifest.json")
+    done = support.run("bg-fetch", "-C", here, f"bundle:{packed}")
+    assert done.returncode == 0, done.stderr.decode()
+    assert "is for linux/s390x, and this machine is linux/" in done.stderr.decode()
+
+
 # What is refused
 
 

@@ -21,7 +21,7 @@ from msgspec import Struct
 from banger_tools import console, errors, files, lease, manifest
 from banger_tools.catalog.lookup import Found
 from banger_tools.catalog.unpacking import Task, Unpacked, unpack
-from banger_tools.manifest import Manifest
+from banger_tools.manifest import Manifest, Platform
 from banger_tools.oci import container, platforms, resume, web
 from banger_tools.oci import digest as digests
 from banger_tools.oci.cache import Cache
@@ -239,7 +239,8 @@ class _Transfer:
 
 
 def _check_platform(own: Manifest, task: Task) -> None:
-    """Raise NoInput for a bundle of another architecture than the one that was asked for."""
+    """Raise NoInput for a bundle of another architecture than the one that was asked for; warn if none was."""
     wanted, stated = task.wants.platform, own.image.get("architecture")
     if wanted is not None and stated not in (None, wanted.architecture):
         raise errors.NoInput(f"{task.what} is for {stated}, and not for {platforms.show(wanted)}")
+    platforms.warn_of_another(Platform(str(stated)) if stated else None, wanted, task.what)

@@ -9,7 +9,7 @@ import re
 
 from msgspec import Struct
 
-from banger_tools import errors
+from banger_tools import console, errors
 from banger_tools.manifest import Platform
 
 _VARIANTS = {"arm": ("v8", "v7", "v6", "v5"), "arm64": ("v9", "v8"), "amd64": ("v4", "v3", "v2", "v1")}
@@ -35,6 +35,13 @@ def runnable(wanted: Platform | None) -> tuple[Platform, ...]:
     own = host()
     also = _ALSO_RUNS.get(own.architecture)
     return (own, also) if also else (own,)
+
+
+def warn_of_another(found: Platform | None, wanted: Platform | None, subject: str) -> None:
+    """Say that something that nobody chose a platform for is for machines of another kind."""
+    own = runnable(None)
+    if wanted is None and found is not None and found.architecture not in {one.architecture for one in own}:
+        console.warning(f"{subject} is for {show(found)}, and this machine is {show(own[0])}")
 
 
 def rank(found: IndexPlatform, wanted: Platform) -> int | None:

@@ -49,7 +49,7 @@ def fetch(ref: reference.Reference, requested: str, cache: Cache, wants: Wants) 
     cache.prepare()
     cancel = Cancel()
     with open_image(ref, cache, wants, cancel) as (source, image):
-        _warn_of_platform(image, wants.platform, str(ref))
+        platforms.warn_of_another(image.platform, wants.platform, f"'{ref}'")
         layers = fetch_layers(source, image, cache, wants, cancel)
     config = image.config
     if "rootfs" not in config:
@@ -106,13 +106,6 @@ def fetch_layers(
     layers = [one for _, one in sorted(zip(largest_first, done, strict=True), key=itemgetter(0))]
     _check_total(layers, wants.limits)
     return layers
-
-
-def _warn_of_platform(image: Image, wanted: manifest.Platform | None, subject: str) -> None:
-    own = platforms.runnable(None)
-    if wanted is None and image.platform and image.platform.architecture not in {one.architecture for one in own}:
-        theirs, ours = platforms.show(image.platform), platforms.show(own[0])
-        console.warning(f"'{subject}' is for {theirs}, and this machine is {ours}")
 
 
 def _check_sizes(known: Sequence[int], bounds: limits.Limits) -> None:
