@@ -74,7 +74,7 @@ def take(cache: Cache) -> Inventory:
     """
     found = {file.path: file for name, kind in FOLDERS.items() for file in _files(cache.root / name, kind)}
     found |= {file.path: file for file in _files(cache.oci, LEFTOVER) if file.path.name.endswith(".tmp")}
-    entries = [*_images(cache, found), *_packages(cache, found), *_bundles(cache, found)]
+    entries = [*_images(cache, found), *_packages(cache, found), *_bundles(cache, found), *_catalogs(found)]
     owners = Counter(path for entry in entries for path in entry.files)
     entries += [_single(file) for file in found.values() if file.path not in owners]
     shared = frozenset(path for path, count in owners.items() if count > 1)
@@ -173,3 +173,11 @@ def _bundles(cache: Cache, found: Mapping[Path, File]) -> Iterator[Entry]:
         for digest in _digests([memory]):
             bundle = cache.root.joinpath("bundles", *digests.split(digest))
             yield _entry("bundle", str(memory.get("url")), (bundle, path), found, digest)
+
+
+def _catalogs(found: Mapping[Path, File]) -> Iterator[Entry]:
+    """Yield the copies of catalogs that say which URL they are of."""
+    for path in [path for path, file in found.items() if file.kind == "catalog"]:
+        url = _document(path).get("url")
+        if isinstance(url, str):
+            yield _entry("catalog", url, (path,), found)

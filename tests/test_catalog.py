@@ -191,6 +191,8 @@ def test_an_old_copy_serves_where_the_url_does_not(banger_home: Path) -> None:
         site.files["c.json"] = catalog({"name": "far", "source": "apt:no-such-suite"})
         configure(banger_home, f"[[catalogs]]\nurl = '{site.url('c.json')}'")
         assert "apt:no-such-suite" in fetch("far", status=69)[1]
+        (listed,) = json.loads(support.run_ok("banger", "cache", "list", "--json"))["entries"]
+        assert (listed["kind"], listed["name"], len(listed["files"])) == ("catalog", site.url("c.json"), 1)
         site.files["c.json"] = b"not any more"
         said = fetch("far", "--pull=always", status=69)[1]
         assert "and an older copy is used: " in said and "is not JSON" in said

@@ -9,8 +9,8 @@ Options:
 
 Description:
   An entry is what `banger cache prune` keeps or removes as a whole: an image by its reference, packages made into a
-  layer, a bundle by its URL; and what belongs to none of them: a layer of a file or a folder, a blob whose tag has
-  moved on, a catalog, a transfer that broke off. SIZE is what its files take on the disk, OWN what would be free
+  layer, a bundle or a catalog by its URL; and what belongs to none of them: a layer of a file or a folder, a blob
+  whose tag has moved on, a transfer that broke off. SIZE is what its files take on the disk, OWN what would be free
   without it: layers are shared. The entry that was used last comes first.
 
 Examples:
