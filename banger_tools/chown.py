@@ -66,7 +66,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from banger_tools import cli, console, errors, stage
+from banger_tools import cli, collection, console, errors, stage
 
 if TYPE_CHECKING:
     from banger_tools.ext4.image import Image
@@ -193,12 +193,12 @@ def change(path: Path, options: Options, entries: Sequence[Entry] | None) -> tup
     from banger_tools.ext4 import editor
     from banger_tools.ext4.image import opened
 
-    with opened(path) as image:
+    with collection.paused(), opened(path) as image:
         wanted = wanted_owners(image, options, entries)
         differences = wanted.differences()
     if differences:
         changes = {one.number: (one.mode, one.owner.uid, one.owner.gid) for one in differences}
-        with opened(path, writable=True) as image:
+        with collection.paused(), opened(path, writable=True) as image:
             editor.set_owners(image, changes)
     return wanted, len(differences)
 

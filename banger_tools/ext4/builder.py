@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from banger_tools import console, errors, files, sizes
+from banger_tools import collection, console, errors, files, sizes
 from banger_tools.ext4 import allocator, features, mke2fs, writer
 from banger_tools.ext4.mke2fs import Format
 from banger_tools.ext4.plan import BLOCK, Plan, plan
@@ -51,7 +51,7 @@ def build(path: Path, tree: Tree, wanted: Wanted) -> Built:
     Raises BadUsage naming the least size, or number of inodes, when the one wanted is too small; BadInput for what
     ext4 cannot hold.
     """
-    with writer.no_collection(), console.step("planned the filesystem"):
+    with collection.paused(), console.step("planned the filesystem"):
         laid_out = plan(tree.entries)
     if wanted.inodes is not None and wanted.inodes < laid_out.inodes:
         raise errors.BadUsage(f"{wanted.inodes} inodes are too few: this tree needs {laid_out.inodes}")
@@ -67,7 +67,7 @@ def _attempt(path: Path, laid_out: Plan, form: Format, tree: Tree) -> writer.Fil
     try:
         with console.step("made the empty filesystem"):
             mke2fs.make(path, form)
-        with writer.no_collection(), console.step("filled the filesystem"):
+        with collection.paused(), console.step("filled the filesystem"):
             return writer.fill(path, laid_out, tree.sources)
     except allocator.Full:
         path.unlink(missing_ok=True)

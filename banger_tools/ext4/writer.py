@@ -5,8 +5,6 @@ The order: blocks are handed out to file data first, so that copying can begin, 
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -367,18 +365,6 @@ def _device(rdev: tuple[int, int]) -> bytes:
     if major < 256 and minor < 256:
         return struct.pack("<II", major << 8 | minor, 0).ljust(60, b"\0")
     return struct.pack("<II", 0, minor & 0xFF | major << 8 | (minor & ~0xFF) << 12).ljust(60, b"\0")
-
-
-@contextlib.contextmanager
-def no_collection() -> Iterator[None]:
-    """Stop the garbage collector while many objects are made and none are dropped."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def fits(path: Path, plan: Plan, spare: int) -> bool:
