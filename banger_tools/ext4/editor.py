@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from banger_tools import errors, process
 from banger_tools.ext4 import checksum
 from banger_tools.ext4 import structures as s
 from banger_tools.ext4.image import Image
-from banger_tools.ext4.structures import Inode
 
-LARGEST_WRITE = 1 << 20
+LARGEST_PIECE = 1 << 20
+_OWNER, _HALF = struct.Struct("<HH"), struct.Struct("<H")
 _KNOWN_RO_COMPAT = sum(s.RO_COMPAT.values())
 
 
@@ -46,38 +47,61 @@ def set_owners(image: Image, changes: Mapping[int, tuple[int, int, int]]) -> Non
 
     Nothing is written if one of them is damaged, or if e2fsck is missing and needed: it counts quotas again.
     """
-    inodes = {number: image.inode(number) for number in sorted(changes)}
+    runs = [(numbers, place, _read(image, numbers, place)) for numbers, place in _neighbours(image, sorted(changes))]
     quotas = image.superblock.has("quota")
     if quotas:
         process.find("e2fsck")
     with editing(image):
-        for number, inode in inodes.items():
-            inode.i_mode, inode.i_uid, inode.i_gid = changes[number]
-            if image.has_checksums:
-                checksum.seal_inode(image.seed, inode.raw, number)
-        for place, raw in _joined(inodes.values()):
-            _write(image, raw, place)
+        for numbers, place, table in runs:
+            for at, number in zip(range(0, len(table), image.geometry.inode_size), numbers, strict=True):
+                _set_owner(image, table, at, number, changes[number])
+            _write(image, table, place)
         if quotas:
             _count_quotas(image)
 
 
-def _write(image: Image, raw: bytes, place: int) -> None:
+def _neighbours(image: Image, numbers: Iterable[int]) -> Iterator[tuple[list[int], int]]:
+    """Yield runs of inodes that lie one behind the other, and where the first of them does."""
+    size = image.geometry.inode_size
+    run: list[int] = []
+    start = 0
+    for number in numbers:
+        place = image.inode_place(number)
+        if run and (place != start + len(run) * size or len(run) * size >= LARGEST_PIECE):
+            yield run, start
+            run = []
+        if not run:
+            start = place
+        run.append(number)
+    yield run, start
+
+
+def _read(image: Image, numbers: Sequence[int], place: int) -> bytearray:
+    """Return the bytes of neighbouring inodes, whose checksums are right."""
+    size = image.geometry.inode_size
+    table = bytearray(os.pread(image.descriptor, len(numbers) * size, place))
+    if image.has_checksums:
+        for at, number in zip(range(0, len(table), size), numbers, strict=True):
+            image.check_inode(table[at : at + size], number)
+    return table
+
+
+def _set_owner(image: Image, table: bytearray, at: int, number: int, owner: tuple[int, int, int]) -> None:
+    """Set i_mode, i_uid and i_gid of the inode that stands at an offset of a piece of a table."""
+    mode, uid, gid = owner
+    inode = table[at : at + image.geometry.inode_size]
+    _OWNER.pack_into(inode, 0, mode, uid & 0xFFFF)
+    _HALF.pack_into(inode, 0x18, gid & 0xFFFF)
+    _OWNER.pack_into(inode, 0x78, uid >> 16, gid >> 16)
+    if image.has_checksums:
+        checksum.seal_inode(image.seed, inode, number)
+    table[at : at + len(inode)] = inode
+
+
+def _write(image: Image, raw: bytes | bytearray, place: int) -> None:
     while raw:
         written = os.pwrite(image.descriptor, raw, place)
         raw, place = raw[written:], place + written
-
-
-def _joined(inodes: Iterable[Inode]) -> Iterator[tuple[int, bytes]]:
-    """Yield the bytes of inodes in the order of their places, neighbours in one piece."""
-    start, piece = 0, bytearray()
-    for inode in inodes:
-        if piece and (inode.place != start + len(piece) or len(piece) > LARGEST_WRITE):
-            yield start, bytes(piece)
-            piece.clear()
-        if not piece:
-            start = inode.place
-        piece += inode.raw
-    yield start, bytes(piece)
 
 
 def _count_quotas(image: Image) -> None:

@@ -173,9 +173,14 @@ class Image:
         """Return an inode as a copy of its bytes, whose checksum is right."""
         place = self.inode_place(number)
         raw = os.pread(self.descriptor, self.geometry.inode_size, place)
-        if self.has_checksums and not checksum.inode_is_sound(self.seed, raw, number):
-            raise self.broken(f"the checksum of inode {number} is wrong")
+        if self.has_checksums:
+            self.check_inode(raw, number)
         return Inode(raw, place)
+
+    def check_inode(self, raw: bytes | bytearray, number: int) -> None:
+        """Raise BadInput if an inode has not the checksum that it should have."""
+        if not checksum.inode_is_sound(self.seed, raw, number):
+            raise self.broken(f"the checksum of inode {number} is wrong")
 
     def owner(self, number: int) -> tuple[int, int, int]:
         """Return i_mode, i_uid and i_gid of an inode as they were when its piece of a table was read first."""
