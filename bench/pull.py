@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """A pull from a registry on loopback: bg-fetch beside `skopeo copy` to an OCI layout, alone and with `umoci unpack`.
 
-Usage: bench/pull.py [--rounds=N] [--layers=N] [--compression=gzip|zstd] [--include=PACKAGES]    (as root, for umoci)
+Usage: .venv/bin/python bench/pull.py [--rounds=N] [--layers=N] [--compression=gzip|zstd] [--include=PACKAGES]    (as root, for umoci)
 
 skopeo neither decompresses nor checks diff_ids; with --dest-decompress it does the first, and with `umoci unpack`
 behind it both are done, and files are written.
