@@ -1,6 +1,7 @@
 """From an OCI layout on disk to a finished ext4 image with the right owners: our stages beside what else does it.
 
-Usage: .venv/bin/python bench/chain.py [--rounds=N] [--layers=N] [--compression=gzip|zstd] [--include=PACKAGES] [--stages]    (as root)
+Usage: .venv/bin/python bench/chain.py OPTIONS    (as root)
+  OPTIONS: [--rounds=N] [--layers=N] [--compression=gzip|zstd] [--include=PACKAGES] [--stages]
 
 Every run begins with cold caches and an empty cache of ours. Beside us: `umoci unpack` and `mkfs.ext4 -d`, as root;
 and the usual way without root: decompress, extract, `mkfs.ext4 -d`, owners by debugfs.

@@ -1,6 +1,7 @@
 """bg-mkext4 alone: beside `mkfs.ext4 -d` of the same files in a folder, and a million entries beside 50,000.
 
-Usage: .venv/bin/python bench/ext4.py [--rounds=N] [debian] [flat] [million]    (debian as root: GNU tar keeps the owners)
+Usage: .venv/bin/python bench/ext4.py OPTIONS    (debian as root: GNU tar keeps the owners)
+  OPTIONS: [--rounds=N] [debian] [flat] [million]
 
 debian: a root filesystem of about 50,000 entries. flat: 40,000 files in one folder, where mkfs.ext4 takes a minute
 and more. million: files of 100 to 300 bytes, a hundred a folder; what counts is the time an entry and the memory.

@@ -1,6 +1,7 @@
 """A pull from a registry on loopback: bg-fetch beside `skopeo copy` to an OCI layout, alone and with `umoci unpack`.
 
-Usage: .venv/bin/python bench/pull.py [--rounds=N] [--layers=N] [--compression=gzip|zstd] [--include=PACKAGES]    (as root, for umoci)
+Usage: .venv/bin/python bench/pull.py OPTIONS    (as root, for umoci)
+  OPTIONS: [--rounds=N] [--layers=N] [--compression=gzip|zstd] [--include=PACKAGES]
 
 skopeo neither decompresses nor checks diff_ids; with --dest-decompress it does the first, and with `umoci unpack`
 behind it both are done, and files are written.
