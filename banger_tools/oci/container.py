@@ -40,6 +40,7 @@ class Extent(NamedTuple):
         position, left = self.offset + start, self.size - start
         descriptor = _open(self.path)
         try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)  # the kernel reads further ahead
             while left > 0 and (data := os.pread(descriptor, min(PIECE, left), position)):
                 cancel.check()
                 position, left = position + len(data), left - len(data)
