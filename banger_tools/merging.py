@@ -156,12 +156,22 @@ def merge(parts: Sequence[Part], rules: Rules, *, literal: bool = False) -> Tree
             if rules.excluded is not None:
                 replay.exclude(rules.excluded)
             entries = replay.tree_entries()
+        if any(part.kind == identify.TAR and not part.vouched for part in parts):
+            _warn_of_image(entries)
         with console.step("checked the diff_ids"):
             digests = [check.result() for check in checks]
     sources = [_sources(part, digests[n], readers.get(n)) for n, part in enumerate(parts)]
     if readers:
         _place(entries, readers, [len(found) for found in sources])
     return tree.Tree([source for found in sources for source in found], entries)
+
+
+def _warn_of_image(entries: Sequence[Entry]) -> None:
+    """Warn if a tar that is to be a root filesystem seems to hold an image instead."""
+    top = {entry.path for entry in entries if entry.path.count("/") == 1}
+    if top & {"/oci-layout", "/repositories"} and top & {"/index.json", "/manifest.json"}:
+        console.warning("this looks like an archive of an image, and not like a root filesystem")
+        console.hint("bg-fetch docker-archive:FILE, or oci-archive:FILE, gets the layers of the image in it")
 
 
 def _reader(part: Part, rules: Rules) -> Reader:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from banger_tools import errors, tar, tree
-from tests import support, trees
+from tests import registry, support, trees
 from tests.stacks import assert_like_umoci, flatten, hard, holding, layer, manifest, soft, write_layers
 
 NAMED_CASES = {
@@ -254,3 +254,15 @@ def test_missing_layer_is_named(tmp_path: Path) -> None:
     done = support.run("bg-flatten", "-C", tmp_path, stdin=text)
     assert done.returncode == 66
     assert str(path) in done.stderr.decode()
+
+
+@pytest.mark.parametrize("transport", ["docker-archive", "oci-archive"])
+def test_archive_of_an_image_is_taken_as_it_is_and_warned_of(tmp_path: Path, transport: str) -> None:
+    layout = registry.umoci_layout(tmp_path, [layer("etc/", "etc/motd")])
+    path = tmp_path / "image.tar"
+    registry.skopeo("copy", "--quiet", f"oci:{layout}:v1", f"{transport}:{path}:app:v1")
+    done = support.run("bg-flatten", "-C", tmp_path, path)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"archive of an image" in done.stderr and transport.encode() in done.stderr
+    plain = support.run("bg-flatten", "-f", "-C", tmp_path, write_layers([layer("etc/", "etc/motd")], tmp_path)[0])
+    assert plain.returncode == 0 and not plain.stderr
