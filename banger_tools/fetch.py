@@ -314,6 +314,9 @@ def work(arguments: cli.Arguments) -> None:
     if outputs.output is not None:
         files.refuse_existing(outputs.artifact(""), force=outputs.force)
     found = resolve(options.requested, options.wants)
+    if outputs.path_only and found.ref.kind != "apt":  # those get their names from the archives
+        ending = "ext4" if found.bundle else "json"
+        files.refuse_existing(outputs.artifact(f"{found.name}.{ending}"), force=outputs.force)
     if options.look is not None:
         look(options.look, found, options.wants)
         return

@@ -104,6 +104,8 @@ def test_an_artifact_is_written_only_where_asked(layout: Path, banger_home: Path
     printed = support.run_ok("bg-fetch", f"oci:{layout}:v1", "-o", work / "x.json")
     assert (work / "x.json").read_bytes() == printed == Path(path).read_bytes()
     assert "exists" in refused(73, f"oci:{layout}:v1", "-o", work / "x.json")
+    (work / "app-v1.json").touch()
+    assert "exists" in refused(73, "no-such-host.invalid/app:v1", "-C", work, "--path"), "it is said before the work"
 
 
 @pytest.mark.parametrize("transport", ["oci-archive", "docker-archive"])
