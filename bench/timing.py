@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 PAGE_KIB = 1024
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # programs that are installed are compiled already
+
 
 class Run(NamedTuple):
     """One run: seconds of the clock and of all its processors, and the largest resident set of one process, in MiB."""

@@ -63,7 +63,7 @@ def argv(program: str, *arguments: str | os.PathLike[str]) -> list[str]:
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return this environment without what would change how the programs speak, and with `extra`."""
-    ours = ("NO_COLOR", "SOURCE_DATE_EPOCH", "PYTHONUNBUFFERED")
+    ours = ("NO_COLOR", "SOURCE_DATE_EPOCH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")
     kept = {key: value for key, value in os.environ.items() if key not in ours}
     return {**kept, "PATH": search_path(), **(extra or {})}
 
