@@ -128,6 +128,23 @@ def _signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def signals_later() -> Iterator[None]:
+    """Let what would interrupt the body interrupt its end instead; for a step that must not be half done."""
+    came: list[int] = []
+    previous = {number: signal.getsignal(number) for number in _STOPPING}
+    for number, handler in previous.items():
+        if callable(handler):
+            signal.signal(number, lambda arrived, _frame: came.append(arrived))
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
 def _raiser(error: type[BaseException]) -> Callable[[int, FrameType | None], None]:
     """Return a signal handler that raises `error`, but not in the midst of an import: then a moment later.
 

@@ -218,3 +218,17 @@ def test_signal_that_was_ignored_stays_ignored(number: int) -> None:
         assert run(lambda _: os.kill(os.getpid(), number)) == 0
     finally:
         signal.signal(number, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_the_end_of_a_step_that_must_not_be_half_done(number: int) -> None:
+    done: list[str] = []
+
+    def work(_arguments: cli.Arguments) -> None:
+        with cli.signals_later():
+            os.kill(os.getpid(), number)
+            done.append("step")
+        done.append("more")
+
+    assert cli.run(DOC, ["x"], work) == 128 + number
+    assert done == ["step"]

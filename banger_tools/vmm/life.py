@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from msgspec import structs
 
-from banger_tools import console, errors, files
+from banger_tools import cli, console, errors, files
 from banger_tools.manifest import Manifest, Vm
 from banger_tools.store import staging, vms
 from banger_tools.vmm import disks, guest_config, holder, interface
@@ -78,10 +78,12 @@ def start(name: str) -> specs.Record:
     _clear(folder)
     guest_config.write(spec, folder, power=monitor.POWER)
     with console.step(f"VM '{name}' started with {spec.vmm} ({accelerator})"):
-        pid = holder.start(monitor.command(spec, folder, accelerator), folder, folder / specs.LOG)
-        process = specs.Process(pid, holder.start_time(pid), holder.boot_id(), accelerator)
-        record = structs.replace(record, process=process, boot_seconds=None)
-        vms.save(record)
+        command = monitor.command(spec, folder, accelerator)
+        with cli.signals_later():  # a process that nobody recorded could not be ended
+            pid = holder.start(command, folder, folder / specs.LOG)
+            process = specs.Process(pid, holder.start_time(pid), holder.boot_id(), accelerator)
+            record = structs.replace(record, process=process, boot_seconds=None)
+            vms.save(record)
         if not monitor.wait_started(folder, time.monotonic() + START_SECONDS):
             kill(record)
             raise errors.Unavailable(f"the VM '{name}' did not start", last_words(folder / specs.LOG))
