@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
-from banger_tools import errors, locations
+from banger_tools import errors, locations, typed
 
 LIMIT = 1 << 20
 
@@ -83,10 +83,8 @@ def parse(data: bytes, where: Path) -> Config:
         raw = tomllib.loads(data[:LIMIT].decode())
         config = msgspec.convert(raw, Config)
     except msgspec.ValidationError as error:
-        text, _, place = str(error).partition(" - at ")
-        key = place.strip("`").removeprefix("$").lstrip(".").replace("registries[...]", _wrong_registry(raw))
-        text = text[:1].lower() + text[1:].replace("`", "'")
-        raise errors.BadInput(f"'{where}': {key + ': ' if key else ''}{text}") from error
+        problem = typed.problem(error, {}).replace("registries[...]", _wrong_registry(raw))
+        raise errors.BadInput(f"'{where}': {problem}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise errors.BadInput(f"'{where}' is not TOML: {error}") from error
     for number, catalog in enumerate(config.catalogs):

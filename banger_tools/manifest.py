@@ -7,19 +7,19 @@ that it does not know through untouched. The structs here are the reference: an 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
-from banger_tools import __version__, errors
+from banger_tools import __version__, errors, typed
 
 SCHEMA = "banger-manifest/1"
 LIMIT = 16 << 20
 
 DIGEST_PATTERN = r"^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$"
+DIGEST_WORDS = {DIGEST_PATTERN: "must be sha256:<64 hex> or sha512:<128 hex>"}
 Digest = Annotated[str, Meta(pattern=DIGEST_PATTERN)]
 Size = Annotated[int, Meta(ge=0)]
 
@@ -258,26 +258,11 @@ def loads(text: str | bytes, origin: str) -> Manifest:
 
     Raises BadInput with the exact place of what is wrong, or naming both schemas if it is another one.
     """
-    try:
-        raw = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise errors.BadInput(f"{origin} is not a manifest: {_first_line(error)}") from error
-    if not isinstance(raw, dict) or "schema" not in raw:
-        raise errors.BadInput(f"{origin} is not a manifest: it has no 'schema' key")
-    if raw["schema"] != SCHEMA:
-        raise errors.BadInput(f"{origin} has the schema '{raw['schema']}', and this program reads '{SCHEMA}'")
+    raw = typed.object_of_schema(text, SCHEMA, "a manifest", origin)
     for section, kind in SECTIONS.items():
         if section in raw:
             _convert(raw[section], kind, section)
     return Manifest(raw)
-
-
-def _refuse_constant(word: str) -> None:
-    raise ValueError(f"{word} is not JSON")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n", 1)[0]
 
 
 def _object(value: object, where: str) -> dict[str, Any]:
@@ -304,14 +289,4 @@ def _convert(value: object, kind: Any, section: str) -> Any:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise errors.BadInput(_worded(str(error), section)) from error
-
-
-def _worded(message: str, section: str) -> str:
-    """Turn "Expected `str`, got `int` - at `$.path`" into "manifest: tree.path: expected str, got int"."""
-    text, _, place = message.partition(" - at ")
-    where = section + place.strip("`").removeprefix("$")
-    if DIGEST_PATTERN in text:
-        text = "must be sha256:<64 hex> or sha512:<128 hex>"
-    text = re.sub(r"`(\S[^`]*)`", r"\1", text)
-    return f"manifest: {where}: {text[:1].lower()}{text[1:]}"
+        raise errors.BadInput(f"manifest: {typed.problem(error, DIGEST_WORDS, section)}") from error

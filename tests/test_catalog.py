@@ -62,8 +62,8 @@ def test_an_entry_may_have_keys_that_nobody_knows_yet() -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"{", "x is not JSON"),
-        (b"[" * 100_000, "x is not JSON"),
+        (b"{", "x is not a catalog"),
+        (b"[" * 100_000, "x is not a catalog"),
         (b"[]", "no 'schema' key"),
         (b'{"schema": "banger-catalog/2"}', "'banger-catalog/2', and this program reads 'banger-catalog/1'"),
         (catalog({"source": "apt:a"}), "images[0]: object missing required field name"),
@@ -195,7 +195,7 @@ def test_an_old_copy_serves_where_the_url_does_not(banger_home: Path) -> None:
         assert (listed["kind"], listed["name"], len(listed["files"])) == ("catalog", site.url("c.json"), 1)
         site.files["c.json"] = b"not any more"
         said = fetch("far", "--pull=always", status=69)[1]
-        assert "and an older copy is used: " in said and "is not JSON" in said
+        assert "and an older copy is used: " in said and "is not a catalog" in said
         requests = len(site.seen)
         (copy,) = (banger_home / "cache" / "catalogs").iterdir()
         os.utime(copy, (0, 0))

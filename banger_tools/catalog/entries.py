@@ -16,21 +16,22 @@ $ tar -C DIR -c rootfs.ext4 manifest.json | zstd >NAME.tar.zst
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
 
-from banger_tools import errors
+from banger_tools import errors, typed
 from banger_tools.oci import reference
 from banger_tools.oci.reference import Reference
 
 SCHEMA = "banger-catalog/1"
 LIMIT = 16 << 20
 
-Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+SHA256_PATTERN = "^[0-9a-f]{64}$"
+SHA256_WORDS = {SHA256_PATTERN: "must be 64 hexadecimal digits"}
+Sha256 = Annotated[str, Meta(pattern=SHA256_PATTERN)]
 Size = Annotated[int, Meta(ge=1)]
 
 
@@ -69,33 +70,16 @@ def parse(data: bytes, where: str) -> Catalog:
 
     Raises BadInput naming the place of what is wrong, or both schemas if it is another one.
     """
-    try:
-        raw = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise errors.BadInput(f"{where} is not JSON: {str(error).splitlines()[0]}") from error
-    if not isinstance(raw, dict) or "schema" not in raw:
-        raise errors.BadInput(f"{where} is not a catalog: it has no 'schema' key")
-    if raw["schema"] != SCHEMA:
-        raise errors.BadInput(f"{where} has the schema '{raw['schema']}', and this program reads '{SCHEMA}'")
+    raw = typed.object_of_schema(data, SCHEMA, "a catalog", where)
     try:
         catalog: Catalog = msgspec.convert(raw, Catalog)
     except msgspec.ValidationError as error:
-        raise errors.BadInput(f"{where}: {_worded(str(error))}") from error
+        raise errors.BadInput(f"{where}: {typed.problem(error, SHA256_WORDS)}") from error
     for number, entry in enumerate(catalog.images):
         wrong = _wrong(entry)
         if wrong:
             raise errors.BadInput(f"{where}: images[{number}]{wrong}")
     return catalog
-
-
-def _worded(message: str) -> str:
-    """Turn "Expected `str`, got `int` - at `$.images[0].url`" into "images[0].url: expected str, got int"."""
-    text, _, place = message.partition(" - at ")
-    if "matching regex" in text:
-        text = "must be 64 hexadecimal digits"
-    text = text[:1].lower() + text[1:].replace("`", "")
-    place = place.strip("`").removeprefix("$").lstrip(".")
-    return f"{place}: {text}" if place else text
 
 
 def _wrong(entry: Entry) -> str | None:

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from banger_tools import errors
-from banger_tools.manifest import Digest, Platform, Size
+from banger_tools import errors, typed
+from banger_tools.manifest import DIGEST_WORDS, Digest, Platform, Size
 from banger_tools.oci import digest as digests
 from banger_tools.oci import limits, platforms
 from banger_tools.oci.platforms import IndexPlatform
@@ -140,10 +140,7 @@ def decode(data: bytes, kind: type[Any], what: str) -> Any:
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
-        text, _, place = str(error).partition(" - at ")
-        where = place.strip("`").removeprefix("$").lstrip(".")
-        text = "must be a digest" if "matching regex" in text else text[:1].lower() + text[1:].replace("`", "")
-        raise errors.BadInput(f"{what}: {where + ': ' if where else ''}{text}") from error
+        raise errors.BadInput(f"{what}: {typed.problem(error, DIGEST_WORDS)}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise errors.BadInput(f"{what} is not JSON: {error}") from error
 
