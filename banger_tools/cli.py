@@ -29,11 +29,13 @@ class Terminated(BaseException):
 def run(doc: str, argv: Sequence[str] | None, work: Callable[[Arguments], int | None], *, nested: bool = False) -> int:
     """Parse a command line by the manual in `doc`, do the work, and return the exit status.
 
+    `argv` None is the process's own command line: it is done then, and signals stay ignored until it has ended, or one
+    that comes late would turn a finished run into a killed one.
     `nested` is for a command that takes a command line of its own: options end at the first word.
     """
     manual = docs.parse(doc)
     console.configure(manual.name)
-    with _signals():
+    with _signals(last=argv is None):
         try:
             try:
                 status = _worked(manual, argv, work, nested=nested)
@@ -111,8 +113,8 @@ def _configure(name: str, arguments: Arguments) -> None:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """Turn SIGINT, SIGTERM and SIGHUP into exceptions while a program runs.
+def _signals(*, last: bool) -> Iterator[None]:
+    """Turn SIGINT, SIGTERM and SIGHUP into exceptions while a program runs, and if it is not the `last`, turn back.
 
     What was ignored stays so: nohup(1) ignores SIGHUP, and a shell's background jobs ignore SIGINT.
     """
@@ -124,7 +126,7 @@ def _signals() -> Iterator[None]:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in previous.items():
+        for number, handler in previous.items() if not last else ():
             signal.signal(number, handler)
 
 

@@ -6,6 +6,8 @@ import errno
 import importlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -209,6 +211,14 @@ def test_signal_handlers_are_as_before_afterwards() -> None:
     before = [signal.getsignal(number) for number in numbers]
     run(lambda _: None)
     assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_signal_after_the_work_does_not_turn_success_into_failure() -> None:
+    late = "import atexit, os, sys; from banger_tools import fetch; atexit.register(os.kill, os.getpid(), {}); "
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        script = late.format(int(number)) + "sys.argv[1:] = ['--version']; sys.exit(fetch.main())"
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
