@@ -23,14 +23,14 @@ def image_in_use(folder: Path, *options: str) -> Path:
     """Make an image with a hashed folder, files in pieces, links and xattrs."""
     source = folder / "source"
     source.write_bytes(random.Random(1).randbytes(4 * MIB))
-    entries = [Entry("/", "dir"), Entry("/many", "dir"), Entry("/work", "dir")]
+    entries = [Entry("/", "dir"), Entry("/many", "dir"), Entry("/busy", "dir")]
     entries += [Entry(f"/many/name-{n:05}", "file", size=n * 3, data=(0, n)) for n in range(3000)]
     entries.append(Entry("/large", "file", size=4 * MIB, data=(0, 0), xattrs={"user.big": "QUJD" * 300}))
     pieces = [(n * 12_288, n, 4096) for n in range(900)]
     entries += [Entry("/pieces", "file", size=12 * MIB, data=(0, 0), segments=pieces)]
     entries += [
-        Entry("/work/hard", "hardlink", target="/large"),
-        Entry("/work/soft", "symlink", target="t" * 100, mode="0777"),
+        Entry("/busy/hard", "hardlink", target="/large"),
+        Entry("/busy/soft", "symlink", target="t" * 100, mode="0777"),
     ]
     tree.write(folder / "tree.jsonl", Tree([SourceFile(str(source))], entries))
     support.run_ok("bg-mkext4", "-C", folder, *options, folder / "tree.jsonl")
@@ -67,7 +67,7 @@ class Workload:
 
     def name(self) -> str:
         """Return one of a few hundred paths, old ones of the image too, so that operations meet."""
-        top = self.random.choice(["work", "work", "work/a", "work/b", "many"])
+        top = self.random.choice(["busy", "busy", "busy/a", "busy/b", "many"])
         if top == "many":
             return f"many/name-{self.random.randrange(3200):05}"
         return f"{top}/{self.random.choice(['f', 'g', 'n' * 200])}{self.random.randrange(60)}"
@@ -127,10 +127,10 @@ def test_10_000_random_operations_do_what_they_do_elsewhere_and_leave_a_clean_fi
     reference = tmp_path / "reference"
     with trees.mounted(image, tmp_path / "mount", "rw,loop") as mount:
         shutil.copytree(mount, reference, symlinks=True, ignore=shutil.ignore_patterns("lost+found"))
-        (reference / "work/hard").unlink()
-        os.link(reference / "large", reference / "work/hard")
+        (reference / "busy/hard").unlink()
+        os.link(reference / "large", reference / "busy/hard")
         for folder in (mount, reference):
-            (folder / "work/a").mkdir()
+            (folder / "busy/a").mkdir()
         workload = Workload((mount, reference), seed=len(options))
         workload.run(10_000 if not options else 2_500)
         assert workload.done > (2_000 if not options else 500)
@@ -152,9 +152,9 @@ def test_journal_is_replayed_after_a_cut(tmp_path: Path, options: tuple[str, ...
     cut = tmp_path / "cut.ext4"
     with trees.mounted(image, tmp_path / "mount", "rw,loop") as mount:
         for number in range(300):
-            (mount / f"work/new-{number}").touch()
+            (mount / f"busy/new-{number}").touch()
         (mount / "many/name-00007").unlink()
-        descriptor = os.open(mount / "work", os.O_RDONLY)
+        descriptor = os.open(mount / "busy", os.O_RDONLY)
         os.fsync(descriptor)  # into the journal; its own place comes later
         os.close(descriptor)
         files.copy(image, cut)
@@ -163,7 +163,7 @@ def test_journal_is_replayed_after_a_cut(tmp_path: Path, options: tuple[str, ...
     if way == "e2fsck":
         assert subprocess.run(["/sbin/e2fsck", "-fy", cut], capture_output=True).returncode in (0, 1)
     with trees.mounted(cut, tmp_path / "mount", "rw,loop") as mount:
-        assert len(list((mount / "work").glob("new-*"))) == 300
+        assert len(list((mount / "busy").glob("new-*"))) == 300
         assert not (mount / "many/name-00007").exists()
         assert (mount / "large").read_bytes() == (tmp_path / "source").read_bytes()
     trees.fsck(cut)
