@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import support
+from tests import machines, support
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -73,3 +73,31 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], check=True)
     yield disk
     subprocess.run(["umount", disk], check=True)
+
+
+@pytest.fixture(scope="session")
+def bootable_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with one published image: a busybox without init, and a work seed; and the kernel of this host's apt."""
+    support.need("apt-get", "dpkg-deb", "busybox")
+    folder = tmp_path_factory.mktemp("boot")
+    content = machines.busybox_root(folder / "root-folder")
+    disk = machines.mke2fs(folder / "tiny.ext4", content, "64M", "-E", "root_owner=0:0")
+    dotfiles = folder / "seed-folder"
+    dotfiles.mkdir(mode=0o700)
+    (dotfiles / ".profile").write_text("greeting=hello\n")
+    seed = machines.mke2fs(folder / "seed.ext4", dotfiles, "8M", "-E", "root_owner=0:0")
+    section = {"path": str(seed), "size": seed.stat().st_size, "uuid": "", "home": "/root", "entries": 1}
+    config = {"Env": ["PATH=/bin", "FROM_IMAGE=yes"], "Entrypoint": ["/bin/sh", "-c", "echo main ran; exit 0"]}
+    text = machines.manifest(disk, work_seed=section, image={"architecture": "amd64", "config": config})
+    done = support.run("bg-publish", "--name=tiny", stdin=text, env={"BANGER_HOME": str(folder / "home")})
+    if b"cannot download the package" in done.stderr:
+        support.cannot(done.stderr.decode())
+    assert done.returncode == 0, done.stderr.decode()
+    return folder / "home"
+
+
+@pytest.fixture
+def home(bootable_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That home, as the one that programs use."""
+    monkeypatch.setenv("BANGER_HOME", str(bootable_home))
+    return bootable_home

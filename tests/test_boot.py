@@ -17,94 +17,19 @@ import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests import machines, support
+from tests.boots import boot, delete, fsck, guest, monitors, said, show, vm_folders
 
-pytestmark = pytest.mark.boot
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with one published image: a busybox without init, and a work seed; and the kernel of this host's apt."""
-    support.need("apt-get", "dpkg-deb", "busybox")
-    folder = tmp_path_factory.mktemp("boot")
-    content = machines.busybox_root(folder / "root-folder")
-    disk = machines.mke2fs(folder / "tiny.ext4", content, "64M", "-E", "root_owner=0:0")
-    dotfiles = folder / "seed-folder"
-    dotfiles.mkdir(mode=0o700)
-    (dotfiles / ".profile").write_text("greeting=hello\n")
-    seed = machines.mke2fs(folder / "seed.ext4", dotfiles, "8M", "-E", "root_owner=0:0")
-    section = {"path": str(seed), "size": seed.stat().st_size, "uuid": "", "home": "/root", "entries": 1}
-    config = {"Env": ["PATH=/bin", "FROM_IMAGE=yes"], "Entrypoint": ["/bin/sh", "-c", "echo main ran; exit 0"]}
-    text = machines.manifest(disk, work_seed=section, image={"architecture": "amd64", "config": config})
-    done = support.run("bg-publish", "--name=tiny", stdin=text, env={"BANGER_HOME": str(folder / "home")})
-    if b"cannot download the package" in done.stderr:
-        support.cannot(done.stderr.decode())
-    assert done.returncode == 0, done.stderr.decode()
-    return folder / "home"
-
-
-@pytest.fixture(autouse=True)
-def _use_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BANGER_HOME", str(home))
-
-
-def boot(*words: str) -> dict[str, Any]:
-    """Boot a machine that must come up, and return its section of the manifest."""
-    vm = support.manifest_of(support.run_ok("bg-boot", "--image=tiny", *words))["vm"]
-    assert isinstance(vm, dict)
-    return vm
-
-
-def guest(name: str, script: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return support.run("bg-boot", f"--exec={name}", "--", "sh", "-c", script, stdin=stdin)
-
-
-def said(name: str, script: str) -> str:
-    done = guest(name, script)
-    assert done.returncode == 0, done.stderr.decode()
-    return done.stdout.decode()
-
-
-def show(name: str) -> dict[str, Any]:
-    vm = support.manifest_of(support.run_ok("bg-boot", f"--show={name}"))["vm"]
-    assert isinstance(vm, dict)
-    return vm
-
-
-def delete(name: str) -> None:
-    support.run("bg-boot", f"--delete={name}", "--force")
-
-
-def vm_folders(home: Path) -> list[str]:
-    folder = home / "state" / "vms"
-    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-
-
-def monitors(home: Path) -> list[int]:
-    """Return the processes whose working folder is that of a machine of this home."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if os.readlink(process / "cwd").startswith(f"{home}/state/vms/"):
-                found.append(int(process.name))
-        except OSError:
-            continue
-    return found
-
-
-def fsck(disk: Path, *flags: str) -> int:
-    argv = ["e2fsck", "-f", *(flags or ["-n"]), str(disk)]
-    return subprocess.run(argv, capture_output=True, env=support.environment()).returncode
+pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("home")]
 
 
 @pytest.fixture(scope="module")
-def shared(home: Path) -> Iterator[str]:
+def shared(bootable_home: Path) -> Iterator[str]:
     """The name of a machine that several tests only look at."""
-    env = {"BANGER_HOME": str(home)}
+    env = {"BANGER_HOME": str(bootable_home)}
     done = support.run("bg-boot", "--image=tiny", "--name=shared", "--env=ASKED=too", "--env=FROM_IMAGE=no", env=env)
     assert done.returncode == 0, done.stderr.decode()
     yield "shared"
@@ -320,80 +245,6 @@ def test_images_own_command_runs_and_ends_the_machine(home: Path) -> None:
         delete("main")
 
 
-def test_machine_that_cannot_boot_is_undone_and_its_last_words_shown(home: Path) -> None:
-    before = vm_folders(home), monitors(home)
-    done = support.run("bg-boot", "--image=tiny", "--name=broken", "--append=rdinit=/nothing root=/dev/nothing")
-    assert done.returncode == 69, done.stderr
-    assert b"the VM 'broken' ended while it booted" in done.stderr
-    assert b"Kernel panic" in done.stderr
-    assert done.stdout == b""
-    assert (vm_folders(home), monitors(home)) == before
-
-
-def test_monitor_that_does_not_start_is_undone_and_its_words_shown(home: Path, tmp_path: Path) -> None:
-    broken = tmp_path / "kernel"
-    broken.write_bytes(b"no kernel at all")
-    before = vm_folders(home), monitors(home)
-    done = support.run("bg-boot", "--image=tiny", "--name=broken", f"--kernel={broken}")
-    assert done.returncode in (65, 69), done.stderr
-    assert (vm_folders(home), monitors(home)) == before
-
-
-def test_agent_that_does_not_answer_in_time_ends_the_attempt(home: Path) -> None:
-    before = vm_folders(home), monitors(home)
-    done = support.run("bg-boot", "--image=tiny", "--name=slow", "--timeout=0.3")
-    assert done.returncode == 75, done.stderr
-    assert b"did not answer within" in done.stderr
-    assert (vm_folders(home), monitors(home)) == before
-
-
-def test_failed_machine_is_kept_to_look_at_if_asked(home: Path) -> None:
-    done = support.run("bg-boot", "--image=tiny", "--name=corpse", "--timeout=0.3", "--keep")
-    assert done.returncode == 75
-    try:
-        assert show("corpse")["state"] == "stopped"
-        assert str(home / "state" / "vms" / "corpse") in done.stderr.decode()
-    finally:
-        delete("corpse")
-
-
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_boot_leaves_nothing(home: Path, number: int, status: int) -> None:
-    before = vm_folders(home), monitors(home)
-    argv = support.argv("bg-boot", "-v", "--image=tiny", "--name=stopped")
-    for moment in range(10):
-        seconds = moment**2 / 50  # from the making of the disks to the kernel's boot
-        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=support.environment())
-        wait_for_more(home, before[0])
-        time.sleep(seconds)
-        process.send_signal(number)
-        _, stderr = process.communicate(timeout=60)
-        assert process.returncode == status, stderr.decode()
-        assert (vm_folders(home), monitors(home)) == before
-
-
-def wait_for_more(home: Path, before: list[str]) -> None:
-    """Wait until a boot has begun to make something."""
-    deadline = time.monotonic() + 30
-    while vm_folders(home) == before and time.monotonic() < deadline:
-        time.sleep(0.002)
-
-
-def test_of_two_machines_of_one_name_one_wins(home: Path) -> None:
-    argv = support.argv("bg-boot", "--image=tiny", "--name=race")
-    running = [
-        subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=support.environment())
-        for _ in range(3)
-    ]
-    for process in running:
-        process.communicate(timeout=200)
-    try:
-        assert sorted(process.returncode for process in running) == [0, 73, 73]
-        assert said("race", "echo alive") == "alive\n"
-    finally:
-        delete("race")
-
-
 def test_home_so_deep_that_sockets_have_no_room_for_their_paths(home: Path, tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 100) / "home"
     deep.parent.mkdir()
@@ -471,41 +322,3 @@ def test_ordinary_user_publishes_and_boots(home: Path, user: support.OrdinaryUse
     finally:
         deleted = user.run("bg-boot", "--delete=own", "--force")
     assert deleted.returncode == 0, deleted.stderr.decode()
-
-
-WRONG = [
-    ["--cpus=0"],
-    ["--cpus=two"],
-    ["--memory=0"],
-    ["--memory=900T"],
-    ["--disk=x"],
-    ["--work-disk=0"],
-    ["--net=tap0"],
-    ["--vmm=xen"],
-    ["--publish=80"],
-    ["--publish=1:1", "--net=none"],
-    ["--env=A"],
-    ["--wait=ssh"],
-    ["--timeout=0"],
-    ["--timeout=soon"],
-    ["--name=Not_Good"],
-    ["--initrd=/dev/null"],
-    ["--user=root"],
-    ["--kernel=/dev/null", "--kernel-ref=x"],
-]
-
-
-@pytest.mark.parametrize("words", WRONG, ids=" ".join)
-def test_wrong_value_is_refused_by_name_before_anything_is_made(home: Path, words: list[str]) -> None:
-    before = vm_folders(home)
-    done = support.run("bg-boot", "--image=tiny", *words)
-    assert done.returncode == 64, done.stderr
-    assert words[0].split("=")[0].encode() in done.stderr
-    assert vm_folders(home) == before
-
-
-def test_missing_image_kernel_and_machine_are_said_to_be_missing() -> None:
-    for words in (["--image=nosuch"], ["--image=tiny", "--kernel-ref=nosuch"], ["--stop=nosuch"], ["--exec=nosuch"]):
-        done = support.run("bg-boot", *words)
-        assert done.returncode == 66, (words, done.stderr)
-        assert b"'nosuch'" in done.stderr

@@ -1,0 +1,59 @@
+"""What the tests of bg-boot share: what they run, and what they look at afterwards."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from tests import support
+
+
+def boot(*words: str) -> dict[str, Any]:
+    """Boot a machine that must come up, and return its section of the manifest."""
+    vm = support.manifest_of(support.run_ok("bg-boot", "--image=tiny", *words))["vm"]
+    assert isinstance(vm, dict)
+    return vm
+
+
+def guest(name: str, script: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return support.run("bg-boot", f"--exec={name}", "--", "sh", "-c", script, stdin=stdin)
+
+
+def said(name: str, script: str) -> str:
+    done = guest(name, script)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+def show(name: str) -> dict[str, Any]:
+    vm = support.manifest_of(support.run_ok("bg-boot", f"--show={name}"))["vm"]
+    assert isinstance(vm, dict)
+    return vm
+
+
+def delete(name: str) -> None:
+    support.run("bg-boot", f"--delete={name}", "--force")
+
+
+def vm_folders(home: Path) -> list[str]:
+    folder = home / "state" / "vms"
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def monitors(home: Path) -> list[int]:
+    """Return the processes whose working folder is that of a machine of this home."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.readlink(process / "cwd").startswith(f"{home}/state/vms/"):
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+def fsck(disk: Path, *flags: str) -> int:
+    argv = ["e2fsck", "-f", *(flags or ["-n"]), str(disk)]
+    return subprocess.run(argv, capture_output=True, env=support.environment()).returncode
