@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import random
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -73,6 +74,16 @@ def right(found: dict[str, Any]) -> bool:
 def partial_bytes(home: Path) -> int:
     """Return the bytes of unfinished transfers."""
     return sum(path.stat().st_size for path in (home / "cache" / "partial").iterdir())
+
+
+def wait_for_bytes(worker: subprocess.Popen[bytes], home: Path) -> None:
+    """Wait until an unfinished transfer of a running bg-fetch has bytes."""
+    partial = home / "cache" / "partial"
+    while worker.poll() is None:
+        with contextlib.suppress(FileNotFoundError):  # what is finished gets another name
+            if any(path.stat().st_size for path in partial.iterdir()):
+                return
+        time.sleep(0.005)
 
 
 def first_times(times: int) -> Callable[[str], bool]:

@@ -18,7 +18,7 @@ import pytest
 from banger_tools import errors
 from banger_tools.oci import daemon, reference
 from banger_tools.process import Result
-from tests import registry, support
+from tests import pulls, registry, support
 
 LAYERS = [registry.tar_of({"etc/motd": b"hello\n"}), registry.tar_of({"data": random.Random(5).randbytes(300_000)})]
 LARGE = registry.tar_of({"data": random.Random(6).randbytes(1 << 20) * 64})
@@ -125,8 +125,7 @@ def test_an_interrupted_save_leaves_nothing_behind(engine: Engine, number: int, 
     partial = banger_home / "cache" / "partial"
     words = support.argv("bg-fetch", f"{engine.transport}:localhost/team/large")
     worker = subprocess.Popen(words, stdout=subprocess.PIPE, env=support.environment(engine.env))
-    while worker.poll() is None and not (partial.is_dir() and any(path.stat().st_size for path in partial.iterdir())):
-        time.sleep(0.005)
+    pulls.wait_for_bytes(worker, banger_home)
     worker.send_signal(number)
     worker.communicate(timeout=60)
     assert worker.returncode == 128 + number

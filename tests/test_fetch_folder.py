@@ -8,13 +8,12 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests import folders, support, trees
+from tests import folders, pulls, support, trees
 
 
 def fetch(folder: Path, **kwargs: Any) -> dict[str, Any]:
@@ -170,8 +169,7 @@ def test_an_interrupted_fetch_of_a_folder_ends_tar_too(number: int, banger_home:
     (folder / "large").write_bytes(random.Random(1).randbytes(64 << 20) * 4)
     partial = banger_home / "cache" / "partial"
     worker = subprocess.Popen(support.argv("bg-fetch", f"rootfs:{folder}"), stdout=subprocess.PIPE)
-    while worker.poll() is None and not (partial.is_dir() and any(path.stat().st_size for path in partial.iterdir())):
-        time.sleep(0.005)
+    pulls.wait_for_bytes(worker, banger_home)
     worker.send_signal(number)
     worker.communicate(timeout=60)
     assert worker.returncode == 128 + number
