@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from lz4 import block
 
 from banger_tools import errors
-from banger_tools.kernel import apt, cpio, elf, initrd, modules, payload
+from banger_tools.kernel import cpio, elf, initrd, modules, payload
 from tests import machines, support
 
 KERNEL = machines.elf({".text": os.urandom(1000) + bytes(200_000)}, kind=2)
@@ -220,20 +220,3 @@ def test_initrd_lists_its_modules_in_load_order_and_is_reproducible(tmp_path: Pa
 def test_initrd_key_tells_program_and_kernel() -> None:
     keys = {initrd.key(b"one", "6.1"), initrd.key(b"two", "6.1"), initrd.key(b"one", "6.2")}
     assert len(keys) == 3
-
-
-@pytest.mark.parametrize("name", ["--option", "a b", "$(x)", "UPPER", "", "-x", "a\nb"])
-def test_package_name_that_apt_could_misread_is_refused(name: str) -> None:
-    with pytest.raises(errors.BadUsage):
-        apt.check_name(name)
-
-
-def test_meta_package_leads_to_the_real_one_at_its_version() -> None:
-    fields = {"Depends": "linux-image-6.1.0-56-cloud-amd64 (= 6.1.192-2), kmod | linux-base (>= 4)"}
-    assert apt._needed(fields) == ["linux-image-6.1.0-56-cloud-amd64=6.1.192-2"]
-
-
-def test_unknown_package_is_reported_in_apts_words(tmp_path: Path) -> None:
-    support.need("apt-get", "dpkg-deb")
-    with pytest.raises(errors.Unavailable, match=r"'linux-image-no-such'.*[Uu]nable to locate"):
-        apt.unpack("linux-image-no-such", tmp_path)
