@@ -128,7 +128,8 @@ def agent_files(image: Image, program: bytes) -> list[Placed]:
     for name in ("banger-network-bootstrap", "banger-first-boot"):
         placed.append(Placed(f"{LIBEXEC}/{name}", content=(guest.FILES / name).read_bytes(), mode=0o755))
     if _has_any(image, SYSTEMD):
-        for name in ("banger-network.service", "banger-vsock-agent.service", "banger-first-boot.service"):
+        for unit in ("banger-network", "banger-vsock-agent", "banger-host-keys", "banger-first-boot"):
+            name = f"{unit}.service"
             placed.append(Placed(f"{UNITS}/{name}", content=(guest.FILES / name).read_bytes()))
             wants = f"{UNITS}/multi-user.target.wants/{name}"
             placed.append(Placed(wants, "symlink", f"{UNITS}/{name}".encode()))
