@@ -166,6 +166,80 @@ def test_keys_are_added_once_with_what_strict_sshd_wants(root: Path) -> None:
     assert (root / "root" / ".ssh" / "authorized_keys").read_text().splitlines() == keys
 
 
+def test_home_that_others_may_write_to_is_closed_when_keys_are_added(root: Path) -> None:
+    (root / "root").chmod(0o777)
+    os.chown(root / "root", 7, 7)
+    (root / "root" / ".ssh").mkdir()
+    os.chown(root / "root" / ".ssh", 7, 7)
+    assert "755 0 0\n" in run(root, "stat -c '%a %u %g' /root", ssh_keys=["ssh-ed25519 AAAAone me"])
+    assert "700 0 0\n" in run(root, "stat -c '%a %u %g' /root/.ssh")
+
+
+NAMES = ["A. U. Thor", 'the "quoted" \\ one', "#; trailing", "ünïcode", "two\nlines"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_git_identity_is_what_git_reads(root: Path, name: str) -> None:
+    support.need("git")
+    run(root, "true", git={"name": name, "email": "me@host"})
+    assert git(root, "user.name") == name
+    assert git(root, "user.email") == "me@host"
+
+
+def git(root: Path, key: str) -> str:
+    env = {"HOME": str(root / "root"), "PATH": os.environ["PATH"]}
+    done = subprocess.run(["git", "config", "--global", "--includes", "--get", key], env=env, capture_output=True)
+    return done.stdout.decode()[:-1]
+
+
+@pytest.mark.parametrize("before", ["[user]\n\tname = old\n[alias]\n\tlast = log -1", "[alias]\n\tlast = log -1 \\\n"])
+def test_git_identity_leaves_what_is_there_and_is_written_once(root: Path, before: str) -> None:
+    support.need("git")
+    file = root / "root" / ".gitconfig"
+    file.write_text(before)
+    run(root, "true", git={"name": "First", "email": "first@host"})
+    once = file.read_text()
+    assert once.startswith(before)
+    run(root, "true", git={"name": "Second", "email": "second@host"})
+    assert file.read_text() == once
+    assert (git(root, "user.name"), git(root, "user.email")) == ("Second", "second@host")
+    assert git(root, "alias.last").startswith("log -1")
+
+
+def test_without_git_identity_nothing_is_written(root: Path) -> None:
+    run(root, "true", git=None)
+    run(root, "true", git={"name": "no address"})
+    assert list((root / "root").iterdir()) == []
+
+
+def first_boot_script(root: Path, script: str) -> None:
+    path = root / "usr" / "local" / "libexec" / "banger-first-boot"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    (root / "usr" / "sbin").mkdir()
+    (root / "usr" / "sbin" / "sshd").symlink_to("/bin/busybox")
+
+
+def test_own_init_of_the_image_finds_the_host_keys_made(root: Path) -> None:
+    first_boot_script(root, 'case $1 in --keys) sleep 1; echo made >/keys;; --boot) echo done >/booted;; esac')
+    (root / "sbin").mkdir()
+    init = root / "sbin" / "init"
+    init.write_text("#!/bin/sh\ncat /keys; echo pid $$\nuntil [ -e /booted ]; do sleep 0.1; done\n")
+    init.chmod(0o755)
+    with machine(root) as made:
+        said = made.end()
+    assert "made\npid 1\n" in said
+
+
+def test_machine_without_an_init_runs_its_services_and_one_with_a_command_only_that(root: Path) -> None:
+    first_boot_script(root, 'echo "called with $1 as $(id -u) in $HOME"')
+    with machine(root) as made:
+        assert "--keys as 0 in /root" in made.line("called")
+        assert "--boot as 0 in /root" in made.line("called")
+    assert "called" not in run(root, "sleep 1")
+
+
 def add_card(ip: list[str]) -> None:
     """Make a network interface of whichever kind this kernel has."""
     kinds = (["link", "add", "eth0", "type", "dummy"], ["tuntap", "add", "eth0", "mode", "tap"])

@@ -100,6 +100,14 @@ static void take_network(struct config *config, struct json network)
 	}
 }
 
+static void take_git(struct config *config, struct json git)
+{
+	if (git.start && !json_is_object(git) && *git.start != 'n')
+		complain("git", "an object");
+	take_text(git, "name", config->git_name, sizeof config->git_name);
+	take_text(git, "email", config->git_email, sizeof config->git_email);
+}
+
 static void take_choices(struct config *config, struct json object)
 {
 	char init[16] = "auto", power[16] = "off";
@@ -137,6 +145,7 @@ bool config_parse(struct config *config, const char *text, size_t length)
 	take_text(object, "user", config->user, sizeof config->user);
 	take_text(object, "cwd", config->cwd, sizeof config->cwd);
 	take_list(object, "ssh_keys", &config->ssh_keys);
+	take_git(config, json_member(object, "git"));
 	return true;
 }
 

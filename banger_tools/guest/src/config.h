@@ -30,6 +30,8 @@ struct config {
 	char user[128];
 	char cwd[256];
 	char **ssh_keys;
+	char git_name[256]; /* empty: none */
+	char git_email[256];
 };
 
 void config_defaults(struct config *config);

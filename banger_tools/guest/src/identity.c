@@ -16,7 +16,10 @@
 #include <unistd.h>
 
 #define RESOLVER "/run/banger/resolv.conf"
-#define KEYS_LIMIT 65536
+#define FILE_LIMIT 65536
+#define GIT_FILE "/root/.gitconfig"
+#define GIT_OURS "/root/.gitconfig-banger"
+#define GIT_INCLUDE "\tpath = ~/.gitconfig-banger"
 
 /* The image's own init sets the host name anew, from this file: what the host asked for has to stand there. */
 static void keep_hostname(const char *name)
@@ -100,44 +103,116 @@ static bool has_line(const char *text, const char *line)
 	return false;
 }
 
-static void append_keys(char **keys, int fd, const char *present)
+/* Append a text to a file, on a line of its own. */
+static bool append(int fd, const char *present, const char *text)
 {
 	size_t length = strlen(present);
 
-	if (length > 0 && present[length - 1] != '\n')
-		write_fully(fd, "\n", 1);
+	if (length > 0 && present[length - 1] != '\n' && write_fully(fd, "\n", 1) < 0)
+		return false;
+	return write_fully(fd, text, strlen(text)) == 0;
+}
+
+static bool append_keys(char **keys, int fd, const char *present)
+{
 	for (size_t i = 0; keys[i]; i++) {
 		if (has_line(present, keys[i]))
 			continue;
-		if (write_fully(fd, keys[i], strlen(keys[i])) < 0 || write_fully(fd, "\n", 1) < 0)
-			say_errno("cannot write '/root/.ssh/authorized_keys'");
+		if (!append(fd, present, keys[i]) || write_fully(fd, "\n", 1) < 0)
+			return false;
+		present = "";
 	}
+	return true;
 }
 
-/* Owners and modes as sshd's StrictModes wants them, whatever was there. */
+/* What sshd's StrictModes asks of a folder or file of root's: it is root's, and nobody else may write to it. */
+static bool make_private(int fd, mode_t forbidden)
+{
+	struct stat status;
+
+	return fstat(fd, &status) == 0 && fchown(fd, 0, 0) == 0 && fchmod(fd, status.st_mode & 07777 & ~forbidden) == 0;
+}
+
+static int open_home(void)
+{
+	int home;
+
+	mkdir("/root", 0700);
+	home = open("/root", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (home < 0)
+		say_errno("cannot open '/root'");
+	else if (!make_private(home, 022))
+		say_errno("cannot set the owner of '/root'");
+	return home;
+}
+
+static void write_keys(char **keys, int folder)
+{
+	static char present[FILE_LIMIT];
+	int fd = openat(folder, "authorized_keys", O_RDWR | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600);
+
+	if (file_read("/root/.ssh/authorized_keys", present, sizeof present) < 0)
+		present[0] = '\0';
+	if (fd < 0 || !append_keys(keys, fd, present) || !make_private(fd, 077) || !make_private(folder, 077))
+		say_errno("cannot write '/root/.ssh/authorized_keys'");
+	if (fd >= 0)
+		close(fd);
+}
+
 static void add_keys(char **keys)
 {
-	static char present[KEYS_LIMIT];
-	int folder, fd;
+	int home, folder;
 
 	if (!keys || !keys[0])
 		return;
-	mkdir("/root", 0700);
-	mkdir("/root/.ssh", 0700);
-	folder = open("/root/.ssh", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	fd = folder < 0 ? -1 : openat(folder, "authorized_keys", O_RDWR | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600);
-	if (fd < 0) {
-		say_errno("cannot open '/root/.ssh/authorized_keys'");
-	} else {
-		if (file_read("/root/.ssh/authorized_keys", present, sizeof present) < 0)
-			present[0] = '\0';
-		append_keys(keys, fd, present);
-		if (fchown(folder, 0, 0) < 0 || fchmod(folder, 0700) < 0 || fchown(fd, 0, 0) < 0 || fchmod(fd, 0600) < 0)
-			say_errno("cannot set the owner of '/root/.ssh'");
-		close(fd);
+	home = open_home();
+	if (home < 0)
+		return;
+	mkdirat(home, ".ssh", 0700);
+	folder = openat(home, ".ssh", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	close(home);
+	if (folder < 0) {
+		say_errno("cannot open '/root/.ssh'");
+		return;
 	}
-	if (folder >= 0)
-		close(folder);
+	write_keys(keys, folder);
+	close(folder);
+}
+
+/* One line in the owner's file, at its end so that it holds; a blank line before it ends a line that goes on. */
+static bool include_git_file(void)
+{
+	static char present[FILE_LIMIT];
+	bool done;
+	int fd;
+
+	if (file_read(GIT_FILE, present, sizeof present) < 0)
+		present[0] = '\0';
+	if (has_line(present, GIT_INCLUDE))
+		return true;
+	fd = open(GIT_FILE, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+	if (fd < 0)
+		return false;
+	done = append(fd, present, present[0] ? "\n[include]\n" GIT_INCLUDE "\n" : "[include]\n" GIT_INCLUDE "\n");
+	return close(fd) == 0 && done;
+}
+
+/* The identity is in a file of ours, written anew at each boot; git includes it, and what the owner has stays. */
+static void set_git_identity(const struct config *config)
+{
+	char storage[1200];
+	struct text lines = TEXT_IN(storage);
+
+	if (!config->git_name[0] || !config->git_email[0])
+		return;
+	text_put(&lines, "[user]\n\tname = ");
+	text_git(&lines, config->git_name);
+	text_put(&lines, "\n\temail = ");
+	text_git(&lines, config->git_email);
+	text_put(&lines, "\n");
+	mkdir("/root", 0700);
+	if (file_write(GIT_OURS, storage, lines.length, 0644) < 0 || !include_git_file())
+		say_errno("cannot write '" GIT_FILE "'");
 }
 
 /* Only forwards: a clock that the hardware keeps is better than the moment of the VM's start. */
@@ -156,4 +231,5 @@ void identity_apply(const struct config *config)
 	write_hosts(config);
 	write_resolver(config);
 	add_keys(config->ssh_keys);
+	set_git_identity(config);
 }

@@ -140,6 +140,8 @@ static void start_userland(const struct config *config)
 	network_start(config);
 	if (!systemd || access(AGENT_UNIT, F_OK) < 0)
 		agent_keep();
+	if (!systemd && (init || !config->run)) /* a command that is the machine's purpose runs alone, as in a container */
+		services_start();
 	if (init)
 		become(init, config);
 	else if (config->init == INIT_IMAGE)

@@ -4,8 +4,14 @@
 
 #include "config.h"
 
-/* Host name, /etc/hosts, resolver, ssh keys, clock. */
+/* Host name, /etc/hosts, resolver, ssh keys, git identity, clock. */
 void identity_apply(const struct config *config);
+
+/*
+ * What units do under systemd, where there is none: the host keys of sshd before anything can start it, then in the
+ * background what the first boot is to install, and sshd where no service manager starts it.
+ */
+void services_start(void);
 
 /* PID 1 where the image has no init of its own: runs the command of the config if wanted, reaps, ends. */
 _Noreturn void supervise(const struct config *config);

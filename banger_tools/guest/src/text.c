@@ -49,6 +49,20 @@ void text_json(struct text *text, const char *string)
 	text_put(text, "\"");
 }
 
+void text_git(struct text *text, const char *string)
+{
+	text_put(text, "\"");
+	for (const char *at = string; *at; at++) {
+		if (*at == '"' || *at == '\\')
+			text_format(text, "\\%c", *at);
+		else if (*at == '\n')
+			text_put(text, "\\n");
+		else
+			text_bytes(text, at, 1);
+	}
+	text_put(text, "\"");
+}
+
 void text_shell(struct text *text, const char *string)
 {
 	text_put(text, "'");

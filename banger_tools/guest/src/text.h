@@ -20,6 +20,9 @@ void text_format(struct text *text, const char *format, ...) __attribute__((form
 /* A JSON string with its quotes; bytes from 0x80 on pass through. */
 void text_json(struct text *text, const char *string);
 
+/* A value of git's configuration, in double quotes. */
+void text_git(struct text *text, const char *string);
+
 /* One word for a POSIX shell, in single quotes. */
 void text_shell(struct text *text, const char *string);
 
