@@ -17,9 +17,10 @@ Options:
 Description:
   A VM keeps /root on a work disk of its own, made from this seed and grown when the VM is made, so that its root disk
   can be replaced. Everything below the folder is copied exactly: links, owners, modes, times, extended attributes,
-  ACLs, devices, holes. The root of the seed belongs to 0:0, as sshd asks of a home, and has the mode of the folder.
-  A home that is a symlink is followed inside the image. Sockets are left out with a warning. The seed has a
-  lost+found, as the first e2fsck would make one. Nothing is mounted, and the image is only read.
+  ACLs, devices, holes. The root of the seed has the mode of the folder, but belongs to 0:0 and lets nobody else write
+  to it, as sshd asks of a home. A home that is a symlink is followed inside the image. Sockets are left out with a
+  warning. The seed has a lost+found, as the first e2fsck would make one. Nothing is mounted, and the image is only
+  read.
 
   Without the folder, or with an empty one, there is a warning, and the manifest's work_seed is null with the reason:
   an image can be published without a seed, and /root of its VMs begins empty. With any error, too, the manifest of
@@ -128,8 +129,9 @@ def home_tree(image: Image, options: Options) -> Tree:
         entries = subtree.without_nested(entries, nested_name(options.home))
     if all(entry.path in ("/", "/lost+found") for entry in entries):
         raise NoHome(f"'{options.home}' of the image is empty")
-    # sshd's StrictModes wants the home to be root's own.
+    # sshd's StrictModes wants the home to be root's own, and nobody else to write to it.
     entries[0].uid = entries[0].gid = 0
+    entries[0].mode = f"{int(entries[0].mode, 8) & ~0o022:04o}"
     source = SourceFile(str(image.path), size=os.fstat(image.descriptor).st_size)
     # The names of xattrs may be no UTF-8, which only this json can write down.
     text = json.dumps(msgspec.to_builtins(entries))
