@@ -20,6 +20,7 @@ Options:
   --publish=FORWARD        Lead a port of the host to the guest: [ADDRESS:]PORT:GUESTPORT[/tcp|/udp]. Repeatable.
   --env=VAR                NAME=VALUE for the guest's programs; overrides the image's. Repeatable.
   --ssh-key=FILE           Public keys that may log in as root.
+  --git-identity=WHO       Who root's commits are by: 'Name <mail>', or host for what this host's git says.
   --read-only              Keep the root disk as it is; changes live in memory.
   --run                    Run the image's own command, and power off when it ends.
   --kernel-ref=REF         Kernel: one of the store by name, or apt:PACKAGE.
@@ -48,6 +49,9 @@ Description:
 
   Wrong values are refused before anything is made. A start that fails is undone: the monitor is ended, and the
   folder removed unless --keep is given; the error shows the end of the guest's console.
+
+  --ssh-key and --git-identity are for this VM alone and stand on its work disk, if it has one: the keys are added to
+  root's authorized_keys, and root's .gitconfig gets one line that includes a file with the identity.
 
   --stop lets the guest sync and power off through its agent; a guest that does not is asked with the power button,
   and ended in the end. A stopped VM keeps its disks, and --start goes on with them.
@@ -91,11 +95,21 @@ from banger_tools import cli, console, errors, sizes, stage
 
 if TYPE_CHECKING:
     from banger_tools.manifest import Manifest
-    from banger_tools.vmm.spec import Boot, Forward, Record, Spec
+    from banger_tools.vmm.spec import Boot, Forward, GitIdentity, Record, Spec
 
 ACTIONS = ("--start", "--stop", "--delete", "--show", "--exec")
 WORK_DISK = 1 << 30
-_SHAPING = ("--image", "--name", "--disk", "--publish", "--ssh-key", "--kernel-ref", "--kernel", "--append")
+_SHAPING = (
+    "--image",
+    "--name",
+    "--disk",
+    "--publish",
+    "--ssh-key",
+    "--git-identity",
+    "--kernel-ref",
+    "--kernel",
+    "--append",
+)
 
 
 class Options(NamedTuple):
@@ -113,6 +127,7 @@ class Options(NamedTuple):
     forwards: list[Forward]
     env: list[str]
     ssh_keys: list[str]
+    git: GitIdentity | None
     read_only: bool
     run: bool
     kernel_ref: str | None
@@ -128,7 +143,7 @@ class Options(NamedTuple):
     def from_arguments(cls, arguments: dict[str, Any]) -> Options:
         """Check the options of a new VM; raises BadUsage naming the one that is wrong."""
         from banger_tools.store import names
-        from banger_tools.vmm import interface
+        from banger_tools.vmm import git_identity, interface
         from banger_tools.vmm import spec as specs
 
         _refuse_together(arguments)
@@ -147,6 +162,7 @@ class Options(NamedTuple):
             [specs.parse_forward(text) for text in arguments["--publish"]],
             specs.parse_environment(arguments["--env"]),
             specs.read_ssh_key(Path(key)) if key else [],
+            _checked(arguments["--git-identity"], git_identity.parse),
             bool(arguments["--read-only"]),
             bool(arguments["--run"]),
             arguments["--kernel-ref"],
@@ -240,6 +256,7 @@ def specify(image: Manifest, options: Options) -> Spec:
     guest = specs.Guest(
         **guest_config.process_of(image.process, options.env, run=options.run),
         ssh_keys=options.ssh_keys,
+        git=options.git,
         read_only=options.read_only,
     )
     spec = specs.Spec(

@@ -25,6 +25,7 @@ PACKAGES = {
     "qemu-img": "qemu-utils",
     "setpriv": "util-linux",
     "ssh": "openssh-client",
+    "git": "git",
     "ip": "iproute2",
     "nft": "nftables",
     "docker": "docker.io",

@@ -65,11 +65,14 @@ _banger_about() {
       esac
       ;;
     bg-inject)
-      options='--ssh-key= --file= --hostname= --no-agent --directory= --output= --force --path --quiet --progress= --help --version -v' argument=file
+      options='--ssh-key= --file= --hostname= --enable= --disable= --first-boot= --keep-host-keys --no-agent --directory= --output= --force --path --quiet --progress= --help --version -v' argument=file
       case $2 in
         --ssh-key) value='file' ;;
         --file) value='any' ;;
         --hostname) value='any' ;;
+        --enable) value='any' ;;
+        --disable) value='any' ;;
+        --first-boot) value='any' ;;
         -C | --directory) value='folder' ;;
         -o | --output) value='file' ;;
         --progress) value='words auto always never json' ;;
@@ -94,7 +97,7 @@ _banger_about() {
       esac
       ;;
     bg-boot)
-      options='--image= --name= --vmm= --cpus= --memory= --disk= --work-disk= --net= --publish= --env= --ssh-key= --read-only --run --kernel-ref= --kernel= --initrd= --append= --wait= --timeout= --keep --start= --stop= --delete= --show= --exec= --user= --cwd= --force --path --quiet --progress= --help --version -v' argument=file
+      options='--image= --name= --vmm= --cpus= --memory= --disk= --work-disk= --net= --publish= --env= --ssh-key= --git-identity= --read-only --run --kernel-ref= --kernel= --initrd= --append= --wait= --timeout= --keep --start= --stop= --delete= --show= --exec= --user= --cwd= --force --path --quiet --progress= --help --version -v' argument=file
       case $2 in
         --image) value='any' ;;
         --name) value='any' ;;
@@ -107,6 +110,7 @@ _banger_about() {
         --publish) value='any' ;;
         --env) value='any' ;;
         --ssh-key) value='file' ;;
+        --git-identity) value='any' ;;
         --kernel-ref) value='file' ;;
         --kernel) value='file' ;;
         --initrd) value='file' ;;
@@ -148,7 +152,7 @@ _banger_about() {
       esac
       ;;
     'banger vm run')
-      options='--image= --name= --rm --pull= --cpus= --memory= --disk= --work-disk= --net= --publish= --env= --user= --cwd= --kernel-ref= --vmm= --timeout= --quiet --progress= --help --version -v' argument=any
+      options='--image= --name= --rm --pull= --cpus= --memory= --disk= --work-disk= --net= --publish= --env= --git-identity= --user= --cwd= --kernel-ref= --vmm= --timeout= --quiet --progress= --help --version -v' argument=any
       case $2 in
         --image) value='image' ;;
         --name) value='any' ;;
@@ -160,6 +164,7 @@ _banger_about() {
         --net) value='words user none' ;;
         --publish) value='any' ;;
         --env) value='any' ;;
+        --git-identity) value='any' ;;
         --user) value='any' ;;
         --cwd) value='any' ;;
         --kernel-ref) value='file' ;;

@@ -8,23 +8,24 @@ Arguments:
            if there is none.
 
 Options:
-  --image=IMAGE      Image of the store or of a catalog by name, or what to make one of, as in alpine:3.20
-                     [default: debian-bookworm].
-  --name=NAME        Name of the machine and its host name (else the image's and four digits).
-  --rm               Delete the machine when the command has ended.
-  --pull=WHEN        Make an image that is missing: missing or never [default: missing].
-  --cpus=N           Virtual CPUs.
-  --memory=SIZE      Memory, as in 512M.
-  --disk=SIZE        Grow the root disk to this size.
-  --work-disk=SIZE   Size of the disk for /root.
-  --net=NET          Network: user or none.
-  --publish=FORWARD  Lead a port of this host to the machine: [ADDRESS:]PORT:GUESTPORT. Repeatable.
-  --env=VAR          NAME=VALUE for the command. Repeatable.
-  --user=USER        User of the image to run the command as.
-  --cwd=FOLDER       Folder of the image to run the command in.
-  --kernel-ref=REF   Kernel: one of the store by name, or apt:PACKAGE.
-  --vmm=VMM          Monitor: auto or qemu.
-  --timeout=SECONDS  How long to wait for the machine.
+  --image=IMAGE       Image of the store or of a catalog by name, or what to make one of, as in alpine:3.20
+                      [default: debian-bookworm].
+  --name=NAME         Name of the machine and its host name (else the image's and four digits).
+  --rm                Delete the machine when the command has ended.
+  --pull=WHEN         Make an image that is missing: missing or never [default: missing].
+  --cpus=N            Virtual CPUs.
+  --memory=SIZE       Memory, as in 512M.
+  --disk=SIZE         Grow the root disk to this size.
+  --work-disk=SIZE    Size of the disk for /root.
+  --net=NET           Network: user or none.
+  --publish=FORWARD   Lead a port of this host to the machine: [ADDRESS:]PORT:GUESTPORT. Repeatable.
+  --env=VAR           NAME=VALUE for the command. Repeatable.
+  --git-identity=WHO  Who root's commits are by: 'Name <mail>', or host for what this host's git says.
+  --user=USER         User of the image to run the command as.
+  --cwd=FOLDER        Folder of the image to run the command in.
+  --kernel-ref=REF    Kernel: one of the store by name, or apt:PACKAGE.
+  --vmm=VMM           Monitor: auto or qemu.
+  --timeout=SECONDS   How long to wait for the machine.
   @talk
 
 Description:
@@ -73,6 +74,7 @@ FOR_BOOT = (
     "--work-disk",
     "--net",
     "--publish",
+    "--git-identity",
     "--kernel-ref",
     "--vmm",
     "--timeout",

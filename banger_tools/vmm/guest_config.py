@@ -39,6 +39,8 @@ def build(spec: specs.Spec, *, work_disk: bool, power: str, now: int) -> dict[st
         "power": power,
         "ssh_keys": spec.guest.ssh_keys,
     }
+    if spec.guest.git:
+        config["git"] = {"name": spec.guest.git.name, "email": spec.guest.git.email}
     if spec.net == "user":
         config["network"] = _USER_NETWORK
     return config

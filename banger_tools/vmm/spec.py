@@ -35,6 +35,13 @@ class Boot(Struct, frozen=True):
     append: str = ""
 
 
+class GitIdentity(Struct, frozen=True):
+    """Who makes the commits of a machine's root."""
+
+    name: str
+    email: str
+
+
 class Guest(Struct, frozen=True):
     """What the guest is told on its config disk, besides its name and its disks."""
 
@@ -43,6 +50,7 @@ class Guest(Struct, frozen=True):
     user: str = ""
     cwd: str = "/"
     ssh_keys: list[str] = []
+    git: GitIdentity | None = None
     run: bool = False
     read_only: bool = False
 
