@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from banger_tools import errors, files
-from banger_tools.kernel import cpio, modules
+from banger_tools.kernel import cpio, modules, payload
 
 _CONSOLE = cpio.Entry("dev/console", 0o020600, device=(5, 1))  # a kernel without devtmpfs has no other
 LIMIT = 16 << 20
+LARGEST = 1 << 29  # bytes of an initrd that others made, packed or not
 
 
 def key(init: bytes, version: str) -> str:
@@ -49,3 +50,38 @@ def read_init(program: Path) -> bytes:
     if not data.startswith(b"\x7fELF"):
         raise errors.BadInput(f"'{program}' is no ELF file")
     return data
+
+
+class Contents(NamedTuple):
+    """What an initrd that others made holds: the names of its modules, and the kernels that they are for."""
+
+    modules: frozenset[str]
+    versions: frozenset[str]
+
+
+def look(path: Path) -> Contents:
+    """Look into an initrd: cpio archives one after another, as those of a distribution are, the last one packed.
+
+    Raises NoInput or Denied if it cannot be read, BadInput if it is none or damaged.
+    """
+    data = files.read_small(path, LARGEST, "an initrd")
+    try:
+        found = [PurePosixPath(name) for name in _names(data) if name.endswith(modules.SUFFIXES)]
+    except (errors.BadInput, errors.Unavailable) as error:
+        raise type(error)(f"'{path}': {error}", error.hint) from error
+    parts = [place.parts for place in found]
+    versions = (part[part.index("modules") + 1] for part in parts if "modules" in part[:-2])
+    return Contents(frozenset(modules.module_name(Path(place)) for place in found), frozenset(versions))
+
+
+def _names(data: bytes) -> Iterator[str]:
+    """Yield the paths in an initrd; archives that stand packed one after another after the first are not searched."""
+    start = 0
+    while data.startswith(cpio.MAGICS, start):
+        start = yield from cpio.names(data, start)
+    if start == len(data) and start:
+        return
+    packed = data[start:]
+    if payload.compression(packed) is None:
+        raise errors.BadInput("this is no initrd: neither a cpio archive, nor one that is compressed")
+    yield from cpio.names(payload.decompress(packed, limit=LARGEST, what="the initrd"))

@@ -6,14 +6,12 @@ installation), and kmod need not be there.
 
 from __future__ import annotations
 
-import gzip
-import lzma
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from banger_tools import errors, files
-from banger_tools.kernel import elf
+from banger_tools.kernel import elf, payload
 
 # In load order; what a kernel has built in, or has not at all, is skipped.
 WANTED = (
@@ -32,6 +30,8 @@ WANTED = (
     "autofs4",  # systemd asks for it, and the image has no modules of this kernel
 )
 LIMIT = 64 << 20
+SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
+_PLACES = ("*", "modules/*", "lib/modules/*", "usr/lib/modules/*")
 
 
 class Module(NamedTuple):
@@ -47,13 +47,52 @@ class Folder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.paths = {module_name(path): path for path in sorted(root.rglob("*.ko*")) if path.is_file()}
+        # sorted, so that of two of one name the one in updates/ wins over kernel/, as it does for depmod
+        self.paths = {module_name(path): path for path in sorted(root.rglob("*.ko*")) if _is_module(path)}
         self.builtin = {module_name(Path(line)) for line in _lines(root / "modules.builtin")}
 
     def read(self, name: str) -> Module:
         """Return a module, decompressed."""
         path = self.paths[name]
-        return Module(name, path, _decompressed(path, files.read_small(path, LIMIT, "a kernel module")))
+        data = files.read_small(path, LIMIT, "a kernel module")
+        if path.suffix != ".ko":
+            data = payload.decompress(data, limit=LIMIT, what=f"the module '{path}'")
+        return Module(name, path, data)
+
+
+def _is_module(path: Path) -> bool:
+    return path.name.endswith(SUFFIXES) and path.is_file()
+
+
+def locate(folder: Path, release: str) -> Path:
+    """Return the folder of a kernel's modules: `folder` itself, or the one below it where builds and packages put them.
+
+    Raises NoInput if there is none, BadInput if there are several and none is named as the kernel's release.
+    """
+    if (folder / "kernel").is_dir() or (folder / "modules.builtin").is_file():
+        return folder
+    found = {path for pattern in _PLACES for path in folder.glob(pattern) if (path / "kernel").is_dir()}
+    named = {path for path in found if path.name == release} or found
+    if not named:
+        raise errors.NoInput(f"'{folder}' holds no modules", "give the folder lib/modules/VERSION")
+    if len({path.resolve() for path in named}) > 1:
+        there = ", ".join(sorted(path.name for path in named))
+        raise errors.BadInput(f"'{folder}' holds the modules of several kernels: {there}")
+    return min(named)
+
+
+def check_version(folder: Folder, release: str) -> str:
+    """Check by their vermagic that the modules that a boot needs are a kernel's, and return its release.
+
+    A kernel that does not say its release takes any, as long as they agree. Raises BadInput naming both versions.
+    """
+    for name in WANTED:
+        if name in folder.paths:
+            found = version(folder.read(name))
+            release = release or found
+            if found != release:
+                raise errors.BadInput(f"the module '{folder.paths[name]}' is for '{found}', the kernel is '{release}'")
+    return release
 
 
 def module_name(path: Path) -> str:
@@ -62,23 +101,7 @@ def module_name(path: Path) -> str:
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def _decompressed(path: Path, data: bytes) -> bytes:
-    try:
-        match path.suffix:
-            case ".xz":
-                return lzma.decompress(data)
-            case ".gz":
-                return gzip.decompress(data)
-            case ".zst":
-                import zstandard
-
-                return zstandard.ZstdDecompressor().decompressobj().decompress(data)
-    except Exception as error:
-        raise errors.BadInput(f"'{path}' cannot be decompressed: {error}") from error
-    return data
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
 
 
 def closure(folder: Folder, wanted: Iterable[str] = WANTED) -> list[Module]:

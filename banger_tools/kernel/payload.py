@@ -1,7 +1,7 @@
-"""The uncompressed kernel inside a bzImage, as Firecracker needs it.
+"""Compressed kernels taken out of what they are wrapped in: x86 bzImages, EFI zboot files, plain compressed files.
 
-The layout is that of the kernel's Documentation/arch/x86/boot.rst; the payload's compression is told by its
-first bytes and by nothing else.
+The layouts are those of the kernel's Documentation/arch/x86/boot.rst and drivers/firmware/efi/libstub/zboot-header.S;
+a payload's compression is told by its first bytes and by nothing else. What comes out is bounded, whatever goes in.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ from typing import NamedTuple, Protocol
 
 from banger_tools import errors
 
-LIMIT = 1 << 30  # no kernel unpacks to more than this
+LIMIT = 1 << 29  # no kernel unpacks to more than this
 
 _SETUP_SECTORS = 0x1F1
 _MAGIC = 0x202
 _VERSION = 0x206
 _KERNEL_VERSION = 0x20E
 _PAYLOAD = 0x248
+_ZBOOT_MAGIC = b"MZ\0\0zimg"
+_DICTIONARY = 1 << 28  # bytes of history that xz, lzma and zstd may ask for
 _LZ4_LEGACY_MAGIC = b"\x02\x21\x4c\x18"
 _LZ4_LEGACY_BLOCK = 8 << 20
+_PIECE = 1 << 10  # a KiB of zstd unpacks to 32 MiB at most
 
 
 class BootHeader(NamedTuple):
@@ -44,6 +47,11 @@ class _Decompressor(Protocol):
 def is_bzimage(data: bytes) -> bool:
     """Tell whether a file is an x86 bzImage by the magic of its boot header."""
     return data[_MAGIC : _MAGIC + 4] == b"HdrS"
+
+
+def is_zboot(data: bytes) -> bool:
+    """Tell whether a file is an EFI program that carries a compressed kernel."""
+    return data.startswith(_ZBOOT_MAGIC)
 
 
 def boot_header(data: bytes) -> BootHeader:
@@ -71,74 +79,112 @@ def _version_text(data: bytes, setup: int) -> str:
     return text.decode("ascii", "replace")
 
 
+def of_bzimage(data: bytes) -> bytes:
+    """Return the compressed payload of a bzImage; raises what `boot_header` raises."""
+    header = boot_header(data)
+    return data[header.payload_offset : header.payload_offset + header.payload_length]
+
+
+def of_zboot(data: bytes) -> bytes:
+    """Return the compressed payload of an EFI zboot file.
+
+    Raises BadInput if its header points outside of the file.
+    """
+    if len(data) < 64:
+        raise errors.BadInput("the EFI zboot kernel is cut short: its header is not whole")
+    offset, length = struct.unpack_from("<II", data, 8)
+    if not length or offset + length > len(data):
+        raise errors.BadInput("the EFI zboot kernel is cut short: its payload ends outside of the file")
+    return data[offset : offset + length]
+
+
 def vmlinux(data: bytes) -> bytes:
     """Return the ELF kernel that a bzImage holds.
 
     Raises BadInput if the payload is corrupt or no ELF file, Unavailable for a compression that we cannot undo.
     """
-    header = boot_header(data)
-    payload = data[header.payload_offset : header.payload_offset + header.payload_length]
-    kernel = decompress(payload)
+    kernel = decompress(of_bzimage(data))
     if not kernel.startswith(b"\x7fELF"):
         raise errors.BadInput("the bzImage holds no ELF kernel")
     return kernel
 
 
-def decompress(payload: bytes) -> bytes:
-    """Return the bytes that a kernel's payload unpacks to; the size that its build appends is ignored."""
-    for magic, unpack in _METHODS.items():
-        if payload.startswith(magic):
-            try:
-                return unpack(payload)
-            except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, RuntimeError) as error:
-                raise errors.BadInput(f"the kernel's payload is corrupt: {error}") from error
-    if payload.startswith(b"\x89LZO"):
-        raise errors.Unavailable("the kernel's payload is compressed with LZO, which is not supported")
-    raise errors.BadInput("the kernel's payload is compressed in no known way")
+def compression(payload: bytes) -> str | None:
+    """Return the name of a payload's compression by its first bytes; None if they are of none that we know."""
+    return next((method for magic, method in _MAGICS.items() if payload.startswith(magic)), None)
 
 
-def _gzip(payload: bytes) -> bytes:
+def decompress(payload: bytes, *, limit: int = LIMIT, what: str = "the kernel's payload") -> bytes:
+    """Return the bytes that a payload unpacks to; what follows it is ignored, as a kernel's build appends its size.
+
+    Raises BadInput if it is corrupt or unpacks to more than `limit`, Unavailable for a compression that we cannot undo;
+    they begin with `what`.
+    """
+    method = compression(payload)
+    if method is None and payload.startswith(b"\x89LZO"):
+        raise errors.Unavailable(f"{what} is compressed with LZO, which is not supported")
+    if method is None:
+        raise errors.BadInput(f"{what} is compressed in no known way")
+    try:
+        return _METHODS[method](payload, limit)
+    except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError) as error:
+        raise errors.BadInput(f"{what} is corrupt ({method}): {error}") from error
+
+
+def _gzip(payload: bytes, limit: int) -> bytes:
     stream = zlib.decompressobj(31)
-    return _whole(stream, stream.decompress(payload, LIMIT))
+    return _whole(stream, stream.decompress(payload, limit + 1), limit)
 
 
-def _lzma(payload: bytes) -> bytes:
-    stream = lzma.LZMADecompressor(lzma.FORMAT_AUTO)  # xz, and the older format of the lzma program
-    return _whole(stream, stream.decompress(payload, LIMIT))
+def _xz(payload: bytes, limit: int) -> bytes:
+    stream = lzma.LZMADecompressor(lzma.FORMAT_AUTO, memlimit=_DICTIONARY)  # xz, and the lzma program's older format
+    return _whole(stream, stream.decompress(payload, limit + 1), limit)
 
 
-def _bzip2(payload: bytes) -> bytes:
+def _bzip2(payload: bytes, limit: int) -> bytes:
     stream = bz2.BZ2Decompressor()
-    return _whole(stream, stream.decompress(payload, LIMIT))
+    return _whole(stream, stream.decompress(payload, limit + 1), limit)
 
 
-def _whole(stream: _Decompressor, data: bytes) -> bytes:
+def _whole(stream: _Decompressor, data: bytes, limit: int) -> bytes:
+    _refuse_more(len(data), limit)
     if not stream.eof:
-        raise EOFError("it ends early or is too large")
+        raise EOFError("it ends early")
     return data
 
 
-def _zstd(payload: bytes) -> bytes:
+def _refuse_more(size: int, limit: int) -> None:
+    if size > limit:
+        raise ValueError(f"it unpacks to more than {limit} bytes")
+
+
+def _zstd(payload: bytes, limit: int) -> bytes:
     import zstandard
 
-    stream = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+    stream = zstandard.ZstdDecompressor(max_window_size=_DICTIONARY).decompressobj()
+    data = bytearray()
     try:
-        data = stream.decompress(payload)
+        for start in range(0, len(payload), _PIECE):
+            if stream.eof:
+                break
+            data += stream.decompress(payload[start : start + _PIECE])
+            _refuse_more(len(data), limit)
     except zstandard.ZstdError as error:
         raise ValueError(error) from error
-    return _whole(stream, data)
+    return _whole(stream, bytes(data), limit)
 
 
-def _lz4_legacy(payload: bytes) -> bytes:
+def _lz4_legacy(payload: bytes, limit: int) -> bytes:
     from lz4 import block
 
-    blocks = []
+    data = bytearray()
     for packed in _lz4_blocks(payload):
         try:
-            blocks.append(block.decompress(packed, uncompressed_size=_LZ4_LEGACY_BLOCK))
+            data += block.decompress(packed, uncompressed_size=_LZ4_LEGACY_BLOCK)
         except block.LZ4BlockError as error:
             raise ValueError(error) from error
-    return b"".join(blocks)
+        _refuse_more(len(data), limit)
+    return bytes(data)
 
 
 def _lz4_blocks(payload: bytes) -> Iterator[bytes]:
@@ -153,11 +199,19 @@ def _lz4_blocks(payload: bytes) -> Iterator[bytes]:
         position += size
 
 
-_METHODS: dict[bytes, Callable[[bytes], bytes]] = {
-    b"\x1f\x8b": _gzip,
-    b"\xfd7zXZ\x00": _lzma,
-    b"]\x00\x00": _lzma,
-    b"BZh": _bzip2,
-    b"\x28\xb5\x2f\xfd": _zstd,
-    _LZ4_LEGACY_MAGIC: _lz4_legacy,
+_MAGICS = {
+    b"\x1f\x8b": "gzip",
+    b"\xfd7zXZ\x00": "xz",
+    b"]\x00\x00": "lzma",
+    b"BZh": "bzip2",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    _LZ4_LEGACY_MAGIC: "lz4",
+}
+_METHODS: dict[str, Callable[[bytes, int], bytes]] = {
+    "gzip": _gzip,
+    "xz": _xz,
+    "lzma": _xz,
+    "bzip2": _bzip2,
+    "zstd": _zstd,
+    "lz4": _lz4_legacy,
 }
