@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from banger_tools.oci.behind import PENDING, Behind
+from banger_tools.oci.behind import BATCH, PENDING, Behind
 
 
 def test_all_pieces_are_worked_on_in_order() -> None:
@@ -17,6 +17,23 @@ def test_all_pieces_are_worked_on_in_order() -> None:
         for piece in pieces:
             behind.put(seen.append, piece)
     assert seen == pieces
+
+
+def test_small_pieces_wake_the_thread_once_for_many() -> None:
+    threads: list[str] = []
+    seen = threading.Event()
+
+    def look(piece: bytes) -> None:
+        threads.append(threading.current_thread().name)
+        seen.set()
+
+    with Behind() as behind:
+        behind.put(look, b"x" * (BATCH - 1))
+        assert not seen.wait(0.1)
+        behind.put(look, b"x")
+        assert seen.wait(60)
+    assert len(threads) == 2
+    assert threading.current_thread().name not in threads
 
 
 def test_settling_waits_for_what_was_put() -> None:
@@ -39,7 +56,7 @@ def test_error_comes_up_and_the_maker_is_not_blocked() -> None:
 
     with pytest.raises(OSError, match="full"), Behind() as behind:
         for _ in range(10 * PENDING):
-            behind.put(fail, b"x")
+            behind.put(fail, bytes(BATCH))
 
 
 @pytest.mark.parametrize("settle", [True, False])
@@ -54,14 +71,15 @@ def test_error_of_the_last_piece_comes_up_at_the_end(settle: bool) -> None:
             behind.settle()
 
 
-def test_only_a_bounded_number_of_pieces_waits() -> None:
+def test_only_a_bounded_number_of_batches_waits() -> None:
     release = threading.Event()
+    batch = bytes(BATCH)
     made = []
     with Behind() as behind:
 
         def make() -> None:
             for number in range(3 * PENDING):
-                behind.put(lambda _: release.wait(10), b"x")
+                behind.put(lambda _: release.wait(10), batch)
                 made.append(number)
 
         maker = threading.Thread(target=make)
