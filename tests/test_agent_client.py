@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -212,6 +213,40 @@ def test_firecracker_socket_is_asked_for_the_port(tmp_path: Path) -> None:
             threading.Thread(target=serve, args=(listener,), daemon=True).start()
             assert Agent(transport.firecracker(tmp_path / "v.sock")).health(5)["name"] == "banger-agent"
         assert seen == [b"CONNECT 10240\n"] * 2
+
+
+def test_host_that_is_always_slow_is_given_more_time_with_each_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No connection to this Firecracker is answered within the time of the first attempt."""
+    monkeypatch.setattr(client, "_ATTEMPT_SECONDS", 0.2)
+    monkeypatch.setattr(transport, "_FIRST_ANSWER", 0.2)
+    refused: list[OSError] = []
+    body = b'{"name": "banger-agent", "ready": true}'
+
+    def serve(stream: socket.socket) -> None:
+        time.sleep(0.25)
+        try:
+            stream.recv(64)
+            stream.sendall(b"OK 1\n")
+            stream.recv(1024)
+            stream.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        except OSError as error:  # given up
+            refused.append(error)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "v.sock"))
+        listener.listen(8)
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        agent = Agent(transport.firecracker(tmp_path / "v.sock"))
+        agent.wait_ready(time.monotonic() + guest_lab.SECONDS, lambda: True)
+    assert refused
 
 
 @given(st.binary(max_size=300), st.lists(st.integers(1, 20), max_size=100))

@@ -47,10 +47,13 @@ class Agent:
 
         Raises Unavailable as soon as the machine is not alive any more, Retry at the deadline (monotonic).
         """
+        began = time.monotonic()
         while True:
             left = deadline - time.monotonic()
+            # what took long already may need long for one answer, too
+            patience = max(_ATTEMPT_SECONDS, (time.monotonic() - began) / 2)
             with contextlib.suppress(errors.Retry):
-                answer = self.health(max(min(_ATTEMPT_SECONDS, left), 0.001))
+                answer = self.health(max(min(patience, left), 0.001))
                 if answer.get("ready") is True:
                     return answer
             if not alive():

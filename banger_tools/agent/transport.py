@@ -25,6 +25,7 @@ Connector = Callable[[float], "Connection"]
 
 CHUNK = 64 << 10
 HELLO_SECONDS = 0.2
+_FIRST_ANSWER = 1.0
 _PAUSE = 0.02
 _GONE = "the guest closed the connection"
 _SILENT = "the guest's agent does not answer"
@@ -266,16 +267,25 @@ def firecracker(path: Path, port: int = AGENT_PORT) -> Connector:
             return None
         try:
             connection.send(f"CONNECT {port}\n".encode(), deadline)
-            # after a snapshot's restore the first one is lost: so a short time for each
-            line = read_line(connection, 64, min(deadline, time.monotonic() + 1.0))
-            if line.startswith(b"OK "):
+            if read_line(connection, 64, deadline).startswith(b"OK "):
                 return connection
         except errors.Retry:
             pass
         connection.close()  # a port where nobody listens is an end of file
         return None
 
-    return lambda deadline: _retry(lambda: attempt(deadline), deadline)
+    def connect(deadline: float) -> Connection:
+        began = time.monotonic()
+
+        def patient() -> Connection | None:
+            # after a snapshot's restore the first one is lost: so little time for it, and more for those that follow,
+            # or a host under load would give each of them up too early
+            now = time.monotonic()
+            return attempt(min(deadline, now + max(_FIRST_ANSWER, 2 * (now - began))))
+
+        return _retry(patient, deadline)
+
+    return connect
 
 
 def read_line(connection: Connection, limit: int, deadline: float) -> bytes:
