@@ -98,7 +98,7 @@ class Guest(Struct, frozen=True):
     """What was put into the root filesystem so that it boots and answers."""
 
     architecture: str
-    agent: Digest
+    agent: Digest | None
     files: list[str]
     ssh_keys: Size = 0
 

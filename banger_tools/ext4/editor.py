@@ -57,7 +57,7 @@ def set_owners(image: Image, changes: Mapping[int, tuple[int, int, int]]) -> Non
                 _set_owner(image, table, at, number, changes[number])
             _write(image, table, place)
         if quotas:
-            _count_quotas(image)
+            count_quotas(image)
 
 
 def _neighbours(image: Image, numbers: Iterable[int]) -> Iterator[tuple[list[int], int]]:
@@ -104,7 +104,7 @@ def _write(image: Image, raw: bytes | bytearray, place: int) -> None:
         raw, place = raw[written:], place + written
 
 
-def _count_quotas(image: Image) -> None:
+def count_quotas(image: Image) -> None:
     """Let e2fsck count what every owner uses: all that it finds to mend in a sound image; its clock stands still."""
     now = str(max(1, image.superblock.s_wtime))
     done = process.run(

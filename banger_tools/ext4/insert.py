@@ -1,202 +1,266 @@
-"""Putting files into an ext4 image with debugfs: everything is checked first, and everything is read back.
-
-debugfs exits with 0 even when its commands fail, so neither its status nor its silence is trusted.
-"""
+"""Putting things into an ext4 image in place and taking names out: everything is checked first, and read back after."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import posixpath
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from banger_tools import console, errors, process, sizes
-from banger_tools.ext4 import structures as s
-from banger_tools.ext4.editor import editing
-from banger_tools.ext4.image import Image, opened
+from banger_tools import errors, process, sizes
+from banger_tools.ext4 import debugfs, editor
+from banger_tools.ext4.image import Extent, Image, opened
+from banger_tools.ext4.structures import BLOCK_UNINIT, INLINE_DATA_FL, MAX_SYMLINK
+from banger_tools.ext4.view import Found, Placed, View
 
-MAX_LINKS_FOLLOWED = 40
-_TYPES = {"file": s.S_IFREG, "dir": s.S_IFDIR, "symlink": s.S_IFLNK}
+_PIECE = 1 << 20
+_MAX_PATH = 4096
+_EXTENTS_IN_BLOCK = 340  # at the least: of blocks of 4 KiB
 
 
-class Placed(NamedTuple):
-    """One thing to be put into an image: a file with its content, a symlink with its target, or a folder."""
+class _Old(NamedTuple):
+    """A name that is taken out; `last` says that its inode goes, too."""
 
     path: str
-    type: str = "file"
-    content: bytes = b""
-    mode: int = 0o644
-    uid: int = 0
-    gid: int = 0
+    found: Found
+    last: bool
 
 
-def insert(path: Path, wanted: Iterable[Placed], scratch: Path) -> list[Placed]:
-    """Put things into the image at `path`, replacing what has their names; return what had to be written.
+class _Changes(NamedTuple):
+    """What is to be written: names to take out, things to make, and folders that only change owner or mode."""
 
-    `scratch` is a folder for the contents meanwhile. What is there already just so is left alone. Raises BadInput
-    for a path that leads out of the image or through a file, IOFailure if the image has no room; then nothing was
-    written.
+    old: list[_Old]
+    new: list[Placed]
+    folders: list[Placed]
+
+
+def insert(path: Path, wanted: Iterable[Placed], scratch: Path, *, removed: Iterable[str] = ()) -> list[str]:
+    """Put things into the image at `path`, replacing what has their names, and take `removed` names out.
+
+    Return the paths that had to be written. `scratch` is a folder for contents meanwhile. What is there already just
+    so is left alone; other names of a file that is replaced keep it as it was; what no name is left for is wiped.
+    Raises BadInput for a path that leads out of the image or through a file, IOFailure if the image has no room, and
+    Unavailable without debugfs; then nothing was written.
     """
+    process.find("debugfs")
     with opened(path) as image:
-        placed = _with_parents(image, [_resolved(image, one) for one in wanted])
-        missing = [one for one in placed if not is_there(image, one)]
-        _check_names(missing)
-        _check_folders(image, missing)
-        _check_room(image, missing)
+        placed = _with_parents(image, wanted)
+        changes = _changes(image, placed, removed)
+        commands = _commands(image, changes, scratch)
+        _check_room(image, changes)
+        wiped = [extent for one in changes.old for extent in _extents(image, one)]
         when = max(1, image.superblock.s_mkfs_time)
-    if missing:
-        with opened(path, writable=True) as image, editing(image):
-            _run(path, _script(image, missing, scratch), when)
-            _verify(path, missing)
-    return missing
+        quotas = image.superblock.has("quota")
+    if quotas:
+        process.find("e2fsck")
+    if commands:
+        with opened(path, writable=True) as image, editor.editing(image):
+            debugfs.run(path, commands, when)
+            _verify(path, changes)
+            _wipe(path, image, wiped)
+            if quotas:
+                editor.count_quotas(image)
+    return sorted({one.path for group in changes for one in group})
 
 
-def _resolved(image: Image, one: Placed) -> Placed:
-    """Return the thing with its folder's symlinks followed, as the guest would; its own name is not followed."""
-    folder, name = posixpath.split(one.path)
-    if not one.path.startswith("/") or name in ("", ".", ".."):
-        raise errors.BadInput(f"'{one.path}' is not an absolute path of a file in the image")
-    return one._replace(path=posixpath.join(resolve_folder(image, folder, one.path), name))
+def _with_parents(image: Image, wanted: Iterable[Placed]) -> list[Placed]:
+    """Return the things with the folders that they need and the image lacks, each once, parents first.
 
-
-def resolve_folder(image: Image, folder: str, wanted: str) -> str:
-    """Return the path of a folder without symlinks; what does not exist yet stays as it is.
-
-    Raises BadInput naming `wanted` if it leads out of the image, round in circles, or through a file.
+    Their paths are without symlinks then.
     """
-    pending = folder.split("/")[::-1]
-    trail: list[str] = []
-    followed = 0
-    while pending:
-        name = pending.pop()
-        if name in ("", "."):
-            continue
-        if name == "..":
-            if not trail:
-                raise errors.BadInput(f"'{wanted}' leads out of the image")
-            trail.pop()
-            continue
-        here = "/" + "/".join([*trail, name])
-        number = image.lookup(os.fsencode(here))
-        inode = None if number is None else image.inode(number)
-        kind = "dir" if inode is None else image.kind(inode)
-        if inode is not None and kind == "symlink":
-            followed += 1
-            if followed > MAX_LINKS_FOLLOWED:
-                raise errors.BadInput(f"'{wanted}' is below a loop of symlinks in the image")
-            target = os.fsdecode(image.read(inode, 4096))
-            pending += target.split("/")[::-1]
-            trail = [] if target.startswith("/") else trail
-        elif kind != "dir":
-            raise errors.BadInput(f"'{wanted}' is below '{here}', which is a {kind} in the image")
-        else:
-            trail.append(name)
-    return "/" + "/".join(trail)
-
-
-def _with_parents(image: Image, placed: Sequence[Placed]) -> list[Placed]:
-    """Return the things with the folders that they need and the image lacks, each once, parents first."""
-    by_path = {one.path: one for one in placed}
-    for one in placed:
+    view = View(image)
+    for one in wanted:
+        view.place(one)
+    by_path = dict(view.placed)
+    for one in view.placed.values():
         folder = posixpath.dirname(one.path)
-        while folder != "/" and folder not in by_path and image.lookup(os.fsencode(folder)) is None:
+        while folder not in by_path and view.at(folder) is None:
             by_path[folder] = Placed(folder, "dir", mode=0o755)
             folder = posixpath.dirname(folder)
+        if folder in by_path and by_path[folder].type != "dir":
+            raise errors.BadInput(f"'{one.path}' is below '{folder}', which is to be a {by_path[folder].type}")
     return [by_path[path] for path in sorted(by_path)]
 
 
-def is_there(image: Image, one: Placed) -> bool:
+def _changes(image: Image, placed: Sequence[Placed], removed: Iterable[str]) -> _Changes:
+    """Return what is not yet as it is wanted.
+
+    Raises BadInput for a folder where something else is wanted, and the other way round.
+    """
+    view = View(image)
+    new = [one for one in placed if not is_there(view, one)]
+    folders = [one for one in new if one.type == "dir" and view.at(one.path) is not None]
+    for one in new:
+        _check_place(view, one)
+    taken_out = {one.path for one in new if one not in folders} | {*removed} - {one.path for one in placed}
+    old = list(_old(view, sorted(taken_out)))
+    return _Changes(old, [one for one in new if one not in folders], folders)
+
+
+def _check_place(view: View, one: Placed) -> None:
+    texts = [one.path, os.fsdecode(one.content) if one.type == "symlink" else ""]
+    if not all(map(debugfs.can_say, texts)):
+        raise errors.BadInput(f"'{one.path}' has a control character in its name")
+    if any(len(os.fsencode(name)) > 255 for name in one.path.split("/")):
+        raise errors.BadInput(f"'{one.path}' has a name of more than 255 bytes")
+    if len(os.fsencode(one.path)) >= _MAX_PATH:
+        raise errors.BadInput(f"'{one.path[:40]}...' is longer than a path can be")
+    found = view.at(one.path)
+    if found is not None and (found.kind == "dir") != (one.type == "dir"):
+        what = "a folder" if one.type == "dir" else f"a {one.type}"
+        raise errors.BadInput(f"'{one.path}' is a {found.kind} in '{view.image.path}', and {what} is to be put there")
+
+
+def _old(view: View, paths: Sequence[str]) -> Iterator[_Old]:
+    """Yield what the image has at paths, each with whether it is the last name of its inode."""
+    left: dict[int, int] = {}
+    for path in paths:
+        found = view.at(path)
+        if found is None or found.inode is None:
+            continue
+        if not debugfs.can_say(path):
+            raise errors.BadInput(f"'{path}' has a control character in its name")
+        left[found.number] = left.get(found.number, found.inode.i_links_count) - 1
+        yield _Old(path, found, left[found.number] <= 0)
+
+
+def is_there(view: View, one: Placed) -> bool:
     """Tell whether the image has a thing just as it is wanted."""
-    number = image.lookup(os.fsencode(one.path))
-    if number is None:
+    found = view.at(one.path)
+    if found is None or found.inode is None:
         return False
-    inode = image.inode(number)
-    if image.kind(inode) != one.type or (inode.i_uid, inode.i_gid) != (one.uid, one.gid):
+    inode = found.inode
+    if found.kind != one.type or (inode.i_uid, inode.i_gid) != (one.uid, one.gid):
         return False
     if one.type == "symlink":
-        return image.read(inode, 4096) == one.content
+        return inode.i_size <= MAX_SYMLINK and view.content(found, MAX_SYMLINK) == one.content
     if stat.S_IMODE(inode.i_mode) != one.mode:
         return False
-    return one.type == "dir" or (inode.i_size == len(one.content) and image.read(inode, inode.i_size) == one.content)
+    return one.type == "dir" or (inode.i_size == _size(one) and _digest(_stored(view.image, found)) == _wanted(one))
 
 
-def _check_names(missing: Sequence[Placed]) -> None:
-    for one in missing:
-        text = one.path + (os.fsdecode(one.content) if one.type == "symlink" else "")
-        # They would end a line of debugfs' script, or a word of it.
-        if any(ord(char) < 32 or char in '"\x7f' for char in text):
-            raise errors.BadInput(f"'{one.path}' has a quote or a control character in its name")
+def _size(one: Placed) -> int:
+    return len(one.content) if isinstance(one.content, bytes) else one.content.stat().st_size
 
 
-def _check_folders(image: Image, missing: Sequence[Placed]) -> None:
-    """Refuse to put a file where the image has a folder; the other way round is refused by `resolve_folder`."""
-    for one in missing:
-        number = image.lookup(os.fsencode(one.path))
-        if number is not None and one.type != "dir" and image.kind(image.inode(number)) == "dir":
-            raise errors.BadInput(f"'{one.path}' is a folder in '{image.path}', and a {one.type} is to be put there")
+def _wanted(one: Placed) -> str:
+    if isinstance(one.content, bytes):
+        return _digest([one.content])
+    with open(one.content, "rb") as file:
+        return _digest(iter(lambda: file.read(_PIECE), b""))
 
 
-def _check_room(image: Image, missing: Sequence[Placed]) -> None:
-    """Refuse before the first write what would not fit."""
-    size = image.geometry.block_size
-    blocks = sum(-(-len(one.content) // size) + 1 for one in missing)  # one for a folder, or for its parent to grow
-    free_blocks, free_inodes = image.superblock.s_free_blocks_count, image.superblock.s_free_inodes_count
-    if blocks > free_blocks or len(missing) > free_inodes:
+def _digest(pieces: Iterable[bytes]) -> str:
+    found = hashlib.sha256()
+    for piece in pieces:
+        found.update(piece)
+    return found.hexdigest()
+
+
+def _stored(image: Image, found: Found) -> Iterator[bytes]:
+    """Yield the content of a file of the image, holes as zeros."""
+    assert found.inode is not None
+    done, size = 0, found.inode.i_size
+    for start, place, length in [*image.segments(found.inode), (size, 0, 0)]:
+        yield from _zeros(start - done)
+        for offset in range(0, length, _PIECE):
+            yield os.pread(image.descriptor, min(_PIECE, length - offset), place + offset)
+        done = start + length
+
+
+def _zeros(count: int) -> Iterator[bytes]:
+    while count > 0:
+        yield bytes(min(_PIECE, count))
+        count -= _PIECE
+
+
+def _check_room(image: Image, changes: _Changes) -> None:
+    """Refuse before the first write what would not fit; what is taken out first makes room."""
+    superblock, block = image.superblock, image.geometry.block_size
+    unit = block << _cluster_bits(image)
+    gone = [one.found.inode for one in changes.old if one.last and one.found.inode is not None]
+    needed = sum(_blocks(one, unit) for one in changes.new) * unit // block
+    free_blocks = superblock.s_free_blocks_count + sum(
+        extent.length for one in changes.old for extent in _extents(image, one)
+    )
+    free_inodes = superblock.s_free_inodes_count + len(gone)
+    if needed > free_blocks or len(changes.new) > free_inodes:
         raise errors.IOFailure(
-            f"'{image.path}' has no room: {sizes.show(blocks * size)} and {len(missing)} inodes are needed, "
-            f"{sizes.show(free_blocks * size)} and {free_inodes} are free",
+            f"'{image.path}' has no room: {sizes.show(needed * block)} and {len(changes.new)} inodes are needed, "
+            f"{sizes.show(free_blocks * block)} and {free_inodes} are free",
             "make it larger: bg-mkext4 --size",
         )
 
 
-def _script(image: Image, missing: Sequence[Placed], scratch: Path) -> str:
-    """Return the commands that put everything in; contents go by files in `scratch`."""
-    lines: list[str] = []
-    for number, one in enumerate(missing):
-        folder, name = posixpath.split(one.path)
-        old = image.lookup(os.fsencode(one.path))
-        if old is not None and one.type == "dir" and image.kind(image.inode(old)) == "dir":
-            lines += _fields(one)
-            continue
-        if old is not None:
-            lines.append(f'rm "{one.path}"')
-        if one.type == "dir":
-            lines.append(f'mkdir "{one.path}"')
-        elif one.type == "symlink":
-            lines += [f'cd "{folder}"', f'symlink "{name}" "{os.fsdecode(one.content)}"']
-        else:
-            (scratch / str(number)).write_bytes(one.content)
-            lines += [f'cd "{folder}"', f'write "{scratch / str(number)}" "{name}"']
-        lines += _fields(one)
-    return "\n".join(lines) + "\n"
+def _cluster_bits(image: Image) -> int:
+    """Return how many times the size of a block is doubled in what is allocated at once (bigalloc)."""
+    superblock = image.superblock
+    return superblock.s_log_cluster_size - superblock.s_log_block_size if superblock.has("bigalloc") else 0
 
 
-def _fields(one: Placed) -> list[str]:
-    """Return the commands that set owner and mode; the mode is the whole i_mode, or the type would be lost."""
-    mode = _TYPES[one.type] | (0o777 if one.type == "symlink" else one.mode)
-    values = {"mode": f"0{mode:o}", "uid": str(one.uid), "gid": str(one.gid)}
-    return [f'sif "{one.path}" {field} {value}' for field, value in values.items()]
+def _blocks(one: Placed, unit: int) -> int:
+    """Return what a thing takes at most: its content, the extents of that, and a block for its folder to grow."""
+    content = -(-_size(one) // unit)
+    return content + (content // _EXTENTS_IN_BLOCK + 1 if content > 4 else 0) + 1
 
 
-def _run(path: Path, script: str, when: int) -> None:
-    console.command(f"debugfs commands:\n{script}")
-    result = process.run(
-        ["debugfs", "-w", "-f", "-", str(path)], stdin=script.encode(), env={"E2FSPROGS_FAKE_TIME": str(when)}
-    )
-    complaints = [line for line in result.stderr.decode(errors="replace").splitlines() if not _is_banner(line)]
-    if complaints:
-        raise errors.IOFailure(f"debugfs could not write to '{path}': {complaints[0]}")
+def _extents(image: Image, one: _Old) -> list[Extent]:
+    """Return the blocks that get free when a name is taken out."""
+    inode = one.found.inode
+    if inode is None or not one.last or one.found.kind != "file" or inode.i_flags & INLINE_DATA_FL:
+        return []
+    return image.extents(inode)
 
 
-def _is_banner(line: str) -> bool:
-    return line.startswith("debugfs 1.") or not line.strip()
+def _commands(image: Image, changes: _Changes, scratch: Path) -> list[str]:
+    """Return the commands that do it all; names are taken out first, which makes room."""
+    view = View(image)
+    commands: list[str] = []
+    for old in changes.old:
+        commands += debugfs.removal(view, old.path, old.found, last_name=old.last)
+    for number, one in enumerate(changes.new):
+        commands += debugfs.creation(one, scratch, number)
+    for folder in changes.folders:
+        commands += debugfs.fields(folder)
+    return commands
 
 
-def _verify(path: Path, missing: Sequence[Placed]) -> None:
+def _verify(path: Path, changes: _Changes) -> None:
     """Read everything back by our own reader; the image is still marked dirty, and rightly so."""
+    made = [*changes.new, *changes.folders]
     with opened(path, editing=True) as image:
-        for one in missing:
-            if not is_there(image, one):
+        view = View(image)
+        for one in made:
+            if not is_there(view, one):
                 raise errors.IOFailure(f"'{one.path}' is not in '{path}' as it was written")
+        for gone in {old.path for old in changes.old} - {one.path for one in made}:
+            if view.at(gone) is not None:
+                raise errors.IOFailure(f"'{gone}' is still in '{path}'")
+
+
+def _wipe(path: Path, target: Image, extents: Sequence[Extent]) -> None:
+    """Write zeros over what was freed and nothing took: it may have been a secret, such as a host key."""
+    with opened(path, editing=True) as image:
+        free = [block for extent in extents for block in _still_free(image, extent)]
+    size = target.geometry.block_size
+    for block in free:
+        os.pwrite(target.descriptor, bytes(size), block * size)
+
+
+def _still_free(image: Image, extent: Extent) -> Iterator[int]:
+    """Yield the blocks of a run that the bitmaps say are free."""
+    g, bits = image.geometry, _cluster_bits(image)
+    bitmaps: dict[int, bytes] = {}
+    for block in range(extent.physical, extent.physical + extent.length):
+        group, index = divmod(block - g.first_block, g.blocks_per_group)
+        descriptor = image.descriptors[group]
+        if descriptor.bg_flags & BLOCK_UNINIT:
+            continue
+        if group not in bitmaps:
+            bitmaps[group] = image.block(descriptor.bg_block_bitmap)
+        bit = index >> bits
+        if not bitmaps[group][bit >> 3] & 1 << (bit & 7):
+            yield block
