@@ -313,12 +313,14 @@ def boot(image: Manifest, options: Options) -> Manifest:
 
     from banger_tools.manifest import Published
     from banger_tools.store import staging, vms
-    from banger_tools.vmm import life
+    from banger_tools.vmm import fit, life
 
     spec = specify(image, options)
     staging.refuse_taken(vms.folder(spec.name), replace=False, what=vms.WHAT)
     spec = structs.replace(spec, boot=choose_boot(image, options))
+    fit.check(spec, agent=options.wait)
     published = image.get("published", Published)
+    fit.check_init(spec.boot, _existing(published.rootfs))
     seed = Path(published.work_seed) if published.work_seed else None
     sources = life.Sources(_existing(published.rootfs), seed, options.disk, _work_size(seed, options))
     try:

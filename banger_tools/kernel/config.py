@@ -16,6 +16,13 @@ _LINE = re.compile(r"^(?:CONFIG_(\w+)=(.*)|# CONFIG_(\w+) is not set)$", re.MULT
 _ARCHITECTURES = {"X86_64": "amd64", "ARM64": "arm64"}
 
 
+def beside(kernel: Path) -> Path | None:
+    """Return the configuration that packages ship beside a kernel: /boot/config-VERSION of /boot/vmlinuz-VERSION."""
+    _, dash, release = kernel.name.partition("-")
+    path = kernel.with_name(f"config-{release}")
+    return path if dash and path.is_file() else None
+
+
 def embedded(bare: bytes) -> str | None:
     """Return the configuration inside of an uncompressed kernel, or None if it was built without.
 

@@ -61,8 +61,10 @@ class Image(NamedTuple):
 
     @property
     def is_direct(self) -> bool:
-        """Whether QEMU starts it: as a bzImage, at a PVH entry, or as an arm64 Image."""
-        return self.is_bzimage or self.pvh or self.architecture == "arm64"
+        """Whether QEMU starts the file as it is: a bzImage, an ELF kernel with a PVH entry, or an arm64 Image."""
+        if self.is_bzimage or self.compression is None:
+            return self.is_bzimage or self.pvh or self.architecture == "arm64"
+        return self.format == ARM64_IMAGE and self.compression == "gzip"
 
     def __repr__(self) -> str:
         return f"Image({self.format}, {self.compression}, {self.architecture}, {self.version!r})"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from banger_tools import errors
-from banger_tools.kernel import config, features, image, modules
+from banger_tools.kernel import config, features, image, initrd, modules
 
 OWN_CONFIG = "its own configuration"
 CONFIG_FILE = "the configuration beside it"
@@ -58,3 +58,17 @@ def _by_config(kernel: image.Image, text: str, folder: modules.Folder | None) ->
     states = features.by_config(symbols, folder)
     features.check_config(states, kernel.bare)
     return states
+
+
+def with_initrd(about: Understood, path: Path) -> Understood:
+    """Return the same kernel with an initrd that others made: what was missing may be a module in there.
+
+    Raises BadInput if the initrd is none, or its modules are of other kernels only.
+    """
+    held = initrd.look(path)
+    if about.version and held.versions and about.version not in held.versions:
+        there = ", ".join(sorted(held.versions))
+        raise errors.BadInput(f"the initrd '{path}' is for '{there}', the kernel is '{about.version}'")
+    found = {name for name, feature in features.FEATURES.items() if feature.module in held.modules}
+    lacking = {name for name in found if about.features[name].is_lacking}
+    return about._replace(features={**about.features, **dict.fromkeys(lacking, features.State.MODULE)})

@@ -8,18 +8,21 @@ from pathlib import Path
 from msgspec import Struct, structs
 
 from banger_tools import console, errors, files, locations, manifest
-from banger_tools.kernel import apt, elf, initrd, modules, payload
+from banger_tools.kernel import apt, bootable, features, image, initrd, modules, understood
 from banger_tools.store import names, records, staging
 
 SCHEMA = "banger-kernel/1"
 RECORD = "kernel.json"
 WHAT = "kernel"
-_LIMIT = 256 << 20
 _DEFAULTS = {"debian": "linux-image-cloud-{}", "ubuntu": "linux-image-virtual"}  # by ID of os-release(5)
 
 
 class Stored(Struct, frozen=True):
-    """The record of a kernel: what it is, where it came from, and what its initrd was made of."""
+    """The record of a kernel: what it is, where it came from, what it has, and what its initrd was made of.
+
+    `format`, `compression` and `banner` are those of the file that it came in, `features` in the words of
+    kernel/features.py, which `evidence` told.
+    """
 
     schema: str
     name: str
@@ -30,6 +33,11 @@ class Stored(Struct, frozen=True):
     packages: dict[str, str] = {}
     modules: list[str] = []
     initrd_key: str | None = None
+    format: str = ""
+    compression: str | None = None
+    banner: str = ""
+    evidence: str = ""
+    features: dict[str, str] = {}
 
 
 def root() -> Path:
@@ -73,7 +81,7 @@ def obtain(ref: str, *, pull: bool = True) -> manifest.Kernel:
 
     Only a kernel that is really not there is fetched. Raises what `find` and `apt.unpack` raise.
     """
-    scheme, colon, package = ref.rpartition(":")
+    scheme, colon, package = ref.partition(":")
     name = names.derived(package.removeprefix("linux-image-")) if colon else ref
     if colon and scheme != "apt":
         raise errors.BadUsage(f"--kernel-ref: '{ref}' is neither the name of a kernel nor apt:PACKAGE")
@@ -103,19 +111,41 @@ def fetch(name: str, package: str) -> Stored:
 
 def _fill(folder: Path, name: str, source: str, unpacked: apt.Unpacked) -> Stored:
     """Stage a kernel's files and return their record."""
-    image = files.read_small(unpacked.vmlinuz, _LIMIT, "a kernel")
-    bare = payload.vmlinux(image) if payload.is_bzimage(image) else image
-    about = elf.read(bare)
-    (folder / "vmlinux").write_bytes(bare)
-    if payload.is_bzimage(image):
+    kernel = image.read(unpacked.vmlinuz)
+    about = understood.understand(kernel, modules_folder=unpacked.modules, config_file=unpacked.config)
+    (folder / "vmlinux").write_bytes(kernel.bare)
+    if kernel.is_bzimage:
         files.copy(unpacked.vmlinuz, folder / "vmlinuz")
     if unpacked.config:
         files.copy(unpacked.config, folder / "config")
     chosen = modules.copy_closure(unpacked.modules, folder / "modules") if unpacked.modules else []
-    version = unpacked.modules.name if unpacked.modules else unpacked.vmlinuz.name.partition("-")[2]
     return Stored(
-        SCHEMA, name, version, about.architecture, source, about.pvh, packages=unpacked.packages, modules=chosen
+        SCHEMA,
+        name,
+        about.version or unpacked.vmlinuz.name.partition("-")[2],
+        kernel.architecture,
+        source,
+        kernel.pvh,
+        packages=unpacked.packages,
+        modules=chosen,
+        format=kernel.format,
+        compression=kernel.compression,
+        banner=kernel.banner,
+        evidence=about.evidence,
+        features=features.record(about.features),
     )
+
+
+def beside(kernel: Path) -> bootable.Kernel | None:
+    """Return where a kernel file of the store, or of an image's own copy, boots by the record beside it; None if none.
+
+    What a record of an older time does not say is unknown, and nothing is refused for it.
+    """
+    if not (kernel.parent / RECORD).is_file():
+        return None
+    stored = records.read(kernel.parent, RECORD, Stored, WHAT)
+    direct = stored.pvh or stored.architecture == "arm64" or (kernel.parent / "vmlinuz").exists()
+    return bootable.Kernel(stored.architecture, features.from_record(stored.features), direct)
 
 
 def _refresh_initrd(stored: Stored) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from banger_tools import errors, process
-from banger_tools.vmm import probe, qmp
+from banger_tools.vmm import fit, probe, qmp
 from banger_tools.vmm import spec as specs
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def kernel_line(spec: specs.Spec, accelerator: str) -> str:
     if accelerator == "tcg":
         words.append("cryptomgr.notests")
     if not spec.boot.initrd:
-        words.append("init=/usr/local/libexec/banger-init")
+        words.append(f"init={fit.INIT}")
     return " ".join([*words, *spec.boot.append.split()])
 
 
