@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from banger_tools import guest
 from tests import support
 
 FIRST_BOOT = guest.FILES / "banger-first-boot"
+KEYS = f"{FIRST_BOOT} --keys"
 MARKER = "var/lib/banger/first-boot-pending"
 
 # As the distributions ship them, cut to the lines that matter and with their own quoting; and what installs sshd there
@@ -65,9 +67,11 @@ def link(path: Path, target: str) -> None:
     path.symlink_to(target)
 
 
-def first_boot(root: Path, *options: str, path: str = "/usr/bin:/bin") -> subprocess.CompletedProcess[str]:
+def first_boot(
+    root: Path, *options: str, script: Path = FIRST_BOOT, path: str = "/usr/bin:/bin"
+) -> subprocess.CompletedProcess[str]:
     environment = {"BANGER_ROOT": str(root), "BANGER_PAUSE": "0", "PATH": path}
-    argv = ["/bin/sh", str(FIRST_BOOT), *options]
+    argv = ["/bin/sh", str(script), *options]
     return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -82,7 +86,7 @@ def test_plan_is_made_with_the_distribution_s_own_package_manager(tmp_path: Path
     release, install = RELEASES[name]
     lines = plan(image(tmp_path, release))
     assert install in lines
-    assert lines.index("ssh-keygen -A") > lines.index(install)
+    assert lines.index(KEYS) > lines.index(install)
     assert sorted(path.name for path in tmp_path.rglob("*")) == sorted(
         ["etc", "os-release", "var", "lib", "banger", "first-boot-pending"]
     )
@@ -144,7 +148,7 @@ def test_sshd_is_started_by_what_process_one_is(
         else:
             link(tmp_path / name, target)
     lines = plan(tmp_path)
-    assert lines[lines.index("ssh-keygen -A") + 1 :] == start
+    assert lines[lines.index(KEYS) + 1 :] == start
 
 
 def test_marker_says_what_is_wanted(tmp_path: Path) -> None:
@@ -175,13 +179,16 @@ class Laboratory:
     def __init__(self, folder: Path, release: str = "ID=debian\n", *, failing: str = "", times: int = 99) -> None:
         self.root = image(folder / "root", release)
         self.bin, self.log = folder / "bin", folder / "calls"
-        for name in ("apt-get", "dpkg", "zypper", "ssh-keygen", "systemctl"):
+        for name in ("apt-get", "dpkg", "zypper", "systemctl"):
             fails = f'[ "$(grep -c "^{name}" {self.log})" -gt {times} ] || exit 100' if name == failing else ""
             program(self.bin / name, f'echo {name} "$@" >>"{self.log}"\n{fails}')
+        self.script = shutil.copy(FIRST_BOOT, folder / "first-boot")
+        self.script.chmod(0o755)
         link(self.root / "sbin" / "init", "/lib/systemd/systemd")
+        with_sshd(self.root)  # as after its installation
 
     def run(self, *options: str) -> subprocess.CompletedProcess[str]:
-        return first_boot(self.root, *options, path=f"{self.bin}:/usr/bin:/bin")
+        return first_boot(self.root, *options, script=self.script, path=f"{self.bin}:/usr/bin:/bin")
 
     def calls(self) -> list[str]:
         return self.log.read_text().splitlines() if self.log.exists() else []
@@ -196,10 +203,11 @@ def test_marker_goes_when_all_went_well(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert not laboratory.is_pending()
     words = [call.split()[0] for call in laboratory.calls()]
-    assert words == ["dpkg", "apt-get", "apt-get", "ssh-keygen", "systemctl"]
+    assert words == ["dpkg", "apt-get", "apt-get", "systemctl"]
+    assert (laboratory.root / "etc/ssh/ssh_host_ed25519_key.pub").exists()
 
 
-@pytest.mark.parametrize("failing", ["dpkg", "apt-get", "ssh-keygen", "systemctl"])
+@pytest.mark.parametrize("failing", ["dpkg", "apt-get", "systemctl"])
 def test_marker_stays_and_the_failure_is_said_when_something_failed(tmp_path: Path, failing: str) -> None:
     laboratory = Laboratory(tmp_path, failing=failing)
     done = laboratory.run()
@@ -272,12 +280,26 @@ def test_host_keys_are_made_once_and_each_machine_s_are_its_own(tmp_path: Path) 
     assert public[0] != public[1]
 
 
-def test_host_key_that_a_crash_left_empty_is_made_anew(tmp_path: Path) -> None:
+def test_host_key_that_a_crash_left_empty_or_half_made_is_made_anew(tmp_path: Path) -> None:
     support.need("ssh-keygen")
     key = with_sshd(image(tmp_path, "ID=debian\n")) / "ssh_host_ed25519_key"
     key.write_bytes(b"")
+    key.with_name(key.name + ".new").write_bytes(b"half")
     assert first_boot(tmp_path, "--keys").returncode == 0
-    assert b"PRIVATE KEY" in key.read_bytes()
+    shown = subprocess.run(["ssh-keygen", "-y", "-f", key], capture_output=True, text=True, check=True).stdout
+    assert shown.split()[:2] == key.with_name(key.name + ".pub").read_text().split()[:2]
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert not list(key.parent.glob("*.new*"))
+
+
+def test_rsa_key_is_made_only_for_an_sshd_that_is_told_to_have_one(tmp_path: Path) -> None:
+    support.need("ssh-keygen")
+    for name, line in (("plain", "#HostKey /etc/ssh/ssh_host_rsa_key"), ("told", "HostKey /etc/ssh/ssh_host_rsa_key")):
+        folder = with_sshd(image(tmp_path / name, "ID=rocky\n"))
+        (folder / "sshd_config").write_text(f"Port 22\n{line}\n")
+        assert first_boot(tmp_path / name, "--keys").returncode == 0
+        kinds = {path.name.split("_")[2] for path in folder.glob("ssh_host_*_key")}
+        assert kinds == {"ed25519", "ecdsa"} | ({"rsa"} if name == "told" else set())
 
 
 def test_only_key_that_the_owner_wants_stays_the_only_one(tmp_path: Path) -> None:

@@ -33,7 +33,8 @@ if apt-get install --simulate $BANGER_APT_PACKAGES 2>&1 | grep '^E: Unable to lo
 fi
 """
 
-# The host keys go because every machine needs its own: the drop-in has sshd make them when it first starts.
+# The host keys go because every machine needs its own: the drop-in has sshd make them when it first starts, unless
+# somebody made some before, as bg-inject's unit does.
 CUSTOMIZE = r"""
 set -eu
 umask 022
@@ -46,7 +47,9 @@ rm -f "$1/etc/hostname" "$1/var/lib/systemd/random-seed" "$1/var/lib/systemd/cre
 rm -f "$1"/etc/ssh/ssh_host_*_key "$1"/etc/ssh/ssh_host_*_key.pub
 if [ -e "$1/lib/systemd/system/ssh.service" ]; then
   mkdir -p "$1/etc/systemd/system/ssh.service.d"
-  printf '%s\n' '[Service]' 'ExecStartPre=' 'ExecStartPre=/usr/bin/ssh-keygen -A' 'ExecStartPre=/usr/sbin/sshd -t' \
+  printf '%s\n' '[Service]' 'ExecStartPre=' \
+    'ExecStartPre=/bin/sh -c "ls /etc/ssh/ssh_host_*_key >/dev/null 2>&1 || exec /usr/bin/ssh-keygen -A"' \
+    'ExecStartPre=/usr/sbin/sshd -t' \
     >"$1/etc/systemd/system/ssh.service.d/10-host-keys.conf"
 fi
 """
