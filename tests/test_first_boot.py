@@ -182,7 +182,8 @@ class Laboratory:
         for name in ("apt-get", "dpkg", "zypper", "systemctl"):
             fails = f'[ "$(grep -c "^{name}" {self.log})" -gt {times} ] || exit 100' if name == failing else ""
             program(self.bin / name, f'echo {name} "$@" >>"{self.log}"\n{fails}')
-        self.script = shutil.copy(FIRST_BOOT, folder / "first-boot")
+        self.script = folder / "first-boot"
+        shutil.copy(FIRST_BOOT, self.script)
         self.script.chmod(0o755)
         link(self.root / "sbin" / "init", "/lib/systemd/systemd")
         with_sshd(self.root)  # as after its installation
