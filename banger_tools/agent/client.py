@@ -23,6 +23,7 @@ _KINDS: dict[int, type[errors.BangerError]] = {
     403: errors.Denied,
     404: errors.NoInput,
     503: errors.Retry,
+    507: errors.IOFailure,
 }
 
 

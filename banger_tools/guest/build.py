@@ -30,6 +30,7 @@ FLAGS = (
     "-ffunction-sections",
     "-fdata-sections",
     "-Wl,--gc-sections",
+    "-fno-unwind-tables",  # a seventh of the program, and nothing reads them
     "-fno-asynchronous-unwind-tables",
     "-Wall",
     "-Wextra",

@@ -439,15 +439,15 @@ static bool open_pipes(struct session *session, int *far)
 
 	if (pipe2(input, O_CLOEXEC) < 0)
 		return false;
+	far[0] = input[0];
+	session->input = input[1];
 	if (pipe2(output, O_CLOEXEC) < 0)
 		return false;
+	far[1] = output[1];
+	session->output[0] = output[0];
 	if (pipe2(errors, O_CLOEXEC) < 0)
 		return false;
-	far[0] = input[0];
-	far[1] = output[1];
 	far[2] = errors[1];
-	session->input = input[1];
-	session->output[0] = output[0];
 	session->output[1] = errors[0];
 	return true;
 }
@@ -481,21 +481,23 @@ static _Noreturn void become_child(const struct exec_options *options, const int
 
 static bool start(struct session *session, const struct exec_options *options)
 {
-	int far[3];
+	int far[3] = { -1, -1, -1 };
 	bool opened = session->tty ? open_terminal(session, options, far) : open_pipes(session, far);
 
-	if (!opened)
-		return false;
-	session->pid = fork();
+	session->pid = opened ? fork() : -1;
 	if (session->pid == 0)
 		become_child(options, far);
-	for (int i = 0; i < (session->tty ? 1 : 3); i++)
-		close(far[i]);
+	for (int i = 0; i < (session->tty ? 1 : 3); i++) {
+		if (far[i] >= 0)
+			close(far[i]);
+	}
+	if (session->pid < 0)
+		return false;
 	set_blocking(session->input, false);
 	set_blocking(session->output[0], false);
 	if (session->output[1] >= 0)
 		set_blocking(session->output[1], false);
-	return session->pid > 0;
+	return true;
 }
 
 static int watch_children(void)
@@ -524,7 +526,8 @@ static void release(struct session *session)
 	for (int which = 0; which < 2; which++)
 		close_output(session, which);
 	close_input(session);
-	close(session->children);
+	if (session->children >= 0)
+		close(session->children);
 	free(session->from_client.bytes);
 	free(session->to_input.bytes);
 	free(session->to_client.bytes);
@@ -539,11 +542,12 @@ void exec_serve(struct connection *connection, const struct exec_options *option
 		.input_ends = !options->stdin_open,
 	};
 
+	connection->closing = true;
 	if (!prepare(&session, connection) || !start(&session, options)) {
 		http_refuse(connection, 503, "cannot start a command: %s", strerror(errno));
+		release(&session);
 		return;
 	}
-	connection->closing = true;
 	set_blocking(session.client, false);
 	queue_put(&session.to_client, switching, sizeof switching - 1);
 	run_session(&session);

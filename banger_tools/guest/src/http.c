@@ -341,6 +341,8 @@ static const char *reason_of(int status)
 		return "Not Implemented";
 	case 503:
 		return "Service Unavailable";
+	case 507:
+		return "Insufficient Storage";
 	default:
 		return "Error";
 	}

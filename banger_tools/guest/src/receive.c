@@ -4,6 +4,7 @@
 #include "file.h"
 #include "tar.h"
 #include "transfer.h"
+#include "xattrs.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -22,7 +23,10 @@ struct receiver {
 	struct connection *connection;
 	int base;
 	char error[512]; /* the first thing that went wrong */
+	int status;      /* the answer that it gets */
 	struct tar_overrides overrides;
+	const char *pax; /* the records before the entry, for its attributes */
+	size_t pax_length;
 	struct tar_entry entry;
 	char parent[PATH_MAX], name[PATH_MAX];
 	int64_t entries;
@@ -83,8 +87,26 @@ static bool fail(struct receiver *receiver, const char *format, ...)
 	return false;
 }
 
+/* What the guest cannot do is another answer than what is wrong with the archive. */
+static int status_of(int error)
+{
+	switch (error) {
+	case ENOSPC:
+	case EDQUOT:
+		return 507;
+	case EROFS:
+	case EACCES:
+	case EPERM:
+		return 403;
+	default:
+		return 400;
+	}
+}
+
 static bool fail_entry(struct receiver *receiver, const char *what)
 {
+	if (!receiver->error[0])
+		receiver->status = status_of(errno);
 	return fail(receiver, "cannot %s '%.256s': %s", what, receiver->entry.path, strerror(errno));
 }
 
@@ -164,6 +186,17 @@ static bool copy_data(struct receiver *receiver, int fd)
 	return skip(receiver, padding(receiver->entry.size));
 }
 
+/* After the owner, whose change drops capabilities, and after the mode, which an ACL says more exactly. */
+static bool put_xattrs(struct receiver *receiver, int folder, const char *name)
+{
+	char failed[256], what[300];
+
+	if (xattrs_restore(folder, name, receiver->pax, receiver->pax_length, failed, sizeof failed))
+		return true;
+	snprintf(what, sizeof what, "set the attribute '%s' of", failed);
+	return fail_entry(receiver, what);
+}
+
 static bool put_file(struct receiver *receiver, int folder)
 {
 	const struct tar_entry *entry = &receiver->entry;
@@ -177,6 +210,7 @@ static bool put_file(struct receiver *receiver, int folder)
 	/* the owner first: changing it drops setuid bits */
 	if (good && (fchown(fd, entry->uid, entry->gid) < 0 || fchmod(fd, entry->mode) < 0))
 		good = fail_entry(receiver, "set the owner of");
+	good = good && put_xattrs(receiver, folder, receiver->name);
 	futimens(fd, times);
 	if (close(fd) < 0 && good)
 		good = fail_entry(receiver, "write");
@@ -196,10 +230,14 @@ static bool put_folder(struct receiver *receiver)
 	fd = open_folder(receiver, path);
 	if (fd < 0)
 		return fail_entry(receiver, "make folder");
-	/* "." is the folder that the caller named: it stays as it is */
-	good = !path[0] || (fchown(fd, entry->uid, entry->gid) == 0 && fchmod(fd, entry->mode) == 0);
+	if (!path[0])
+		good = true; /* "." is the folder that the caller named: it stays as it is */
+	else if (fchown(fd, entry->uid, entry->gid) < 0 || fchmod(fd, entry->mode) < 0)
+		good = fail_entry(receiver, "set the owner of");
+	else
+		good = put_xattrs(receiver, fd, ".");
 	close(fd);
-	return good || fail_entry(receiver, "set the owner of");
+	return good;
 }
 
 static bool put_link(struct receiver *receiver, int folder)
@@ -251,24 +289,21 @@ static bool put_in_folder(struct receiver *receiver, int folder)
 	case '1':
 		return put_link(receiver, folder);
 	case '2':
-		return put_symlink(receiver, folder);
+		return put_symlink(receiver, folder) && put_xattrs(receiver, folder, receiver->name);
 	case '3':
 	case '4':
 	case '6':
-		return put_special(receiver, folder);
+		return put_special(receiver, folder) && put_xattrs(receiver, folder, receiver->name);
 	default:
 		return fail(receiver, "'%.256s' is of an unknown type '%c'", receiver->entry.path, receiver->entry.type);
 	}
 }
 
-static bool put_entry(struct receiver *receiver)
+static bool put_by_type(struct receiver *receiver)
 {
 	int folder;
 	bool good;
 
-	tar_apply(&receiver->overrides, &receiver->entry);
-	memset(&receiver->overrides, 0, sizeof receiver->overrides);
-	receiver->entries++;
 	if (receiver->entry.type != '0' && receiver->entry.size > 0)
 		return fail(receiver, "'%.256s' has data but is no file", receiver->entry.path);
 	if (!split_path(receiver->entry.path, receiver->parent, receiver->name, sizeof receiver->name))
@@ -285,28 +320,52 @@ static bool put_entry(struct receiver *receiver)
 	return good;
 }
 
-/* Entries that say something of the next one: pax headers, and GNU's long names. */
+static bool put_entry(struct receiver *receiver)
+{
+	bool good;
+
+	tar_apply(&receiver->overrides, &receiver->entry);
+	receiver->entries++;
+	good = put_by_type(receiver);
+	memset(&receiver->overrides, 0, sizeof receiver->overrides);
+	receiver->pax_length = 0;
+	return good;
+}
+
+/* GNU's long names: 'L' of the entry itself, 'K' of what it links to. */
+static bool take_long_name(struct receiver *receiver, size_t size)
+{
+	struct tar_overrides *overrides = &receiver->overrides;
+	char *name = receiver->entry.type == 'L' ? overrides->path : overrides->target;
+
+	if (size > PATH_MAX)
+		return fail(receiver, "a name is too long");
+	*(receiver->entry.type == 'L' ? &overrides->has_path : &overrides->has_target) = true;
+	if (!read_exactly(receiver, name, size))
+		return false;
+	name[size < PATH_MAX ? size : PATH_MAX - 1] = '\0';
+	return true;
+}
+
+/* Entries that say something of the next one; those of type 'g' are comments of git and the like. */
 static bool take_extension(struct receiver *receiver)
 {
-	static char bytes[TAR_EXTENSION_LIMIT + 1];
-	struct tar_overrides *overrides = &receiver->overrides;
-	size_t size = (size_t)receiver->entry.size;
+	static char records[TAR_EXTENSION_LIMIT];
+	int64_t size = receiver->entry.size;
 	char type = receiver->entry.type;
 
-	if (receiver->entry.size > TAR_EXTENSION_LIMIT)
+	if (size > TAR_EXTENSION_LIMIT)
 		return fail(receiver, "an extended header is too large");
-	if (!read_exactly(receiver, bytes, size) || !skip(receiver, padding(receiver->entry.size)))
-		return false;
-	bytes[size] = '\0';
 	if (type == 'g')
-		return true; /* comments of git and the like */
-	if (type == 'x')
-		return tar_take_pax(overrides, bytes, size) || fail(receiver, "an extended header is malformed");
-	if (strlen(bytes) >= PATH_MAX)
-		return fail(receiver, "a name is too long");
-	strcpy(type == 'L' ? overrides->path : overrides->target, bytes);
-	*(type == 'L' ? &overrides->has_path : &overrides->has_target) = true;
-	return true;
+		return skip(receiver, size + padding(size));
+	if (type != 'x')
+		return take_long_name(receiver, (size_t)size) && skip(receiver, padding(size));
+	if (!read_exactly(receiver, records, (size_t)size) || !skip(receiver, padding(size)))
+		return false;
+	receiver->pax = records;
+	receiver->pax_length = (size_t)size;
+	return tar_take_pax(&receiver->overrides, records, (size_t)size) ||
+	       fail(receiver, "an extended header is malformed");
 }
 
 static bool receive_archive(struct receiver *receiver)
@@ -352,17 +411,20 @@ void answer_put_files(struct connection *connection, const struct request *reque
 		return;
 	}
 	receiver->connection = connection;
+	receiver->status = 400;
 	receiver->base = open_base(path);
 	umask(0);
-	if (receiver->base < 0)
+	if (receiver->base < 0) {
+		receiver->status = status_of(errno);
 		fail(receiver, "cannot open folder '%.256s': %s", path, strerror(errno));
-	else
+	} else {
 		receive_archive(receiver);
+	}
 	drain(connection);
 	if (receiver->base >= 0)
 		close(receiver->base);
 	if (receiver->error[0])
-		http_refuse(connection, 400, "%s", receiver->error);
+		http_refuse(connection, receiver->status, "%s", receiver->error);
 	else
 		http_answer(connection, 200, answer,
 			    (size_t)snprintf(answer, sizeof answer, "{\"entries\": %lld}\n", (long long)receiver->entries));

@@ -14,6 +14,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#define FIRST_BOOT_MARKER "/var/lib/banger/first-boot-pending"
+#define LATEST_TIME 7258118400 /* 2200-01-01: the kernel's own end is not far behind */
+
+/*
+ * Ready is said by the first answer: our init starts the agent, or the init that starts it, when the file systems
+ * and the network are as they were asked for. What an image installs at its first boot may take minutes more.
+ */
 void answer_health(struct connection *connection)
 {
 	char body[512], boot_id[64] = "";
@@ -24,7 +31,8 @@ void answer_health(struct connection *connection)
 	clock_gettime(CLOCK_BOOTTIME, &up);
 	text_put(&text, "{\"name\": \"" AGENT_NAME "\", \"version\": \"" GUEST_VERSION "\", \"boot_id\": ");
 	text_json(&text, boot_id);
-	text_format(&text, ", \"uptime\": %lld.%02ld, \"ready\": true}\n", (long long)up.tv_sec, up.tv_nsec / 10000000);
+	text_format(&text, ", \"uptime\": %lld.%02ld, \"ready\": true", (long long)up.tv_sec, up.tv_nsec / 10000000);
+	text_format(&text, ", \"first_boot_pending\": %s}\n", access(FIRST_BOOT_MARKER, F_OK) == 0 ? "true" : "false");
 	http_answer(connection, 200, body, text.length);
 }
 
@@ -134,28 +142,59 @@ static bool may_change_system(struct connection *connection)
 	return agent.system;
 }
 
+/* A number of seconds since 1970 that makes sense as today, perhaps with a fraction. */
+static bool parse_seconds(struct json value, struct timeval *when)
+{
+	const char *at = value.start;
+	int64_t seconds = 0, micros = 0;
+
+	for (; at && at < value.end && *at >= '0' && *at <= '9' && seconds < LATEST_TIME; at++)
+		seconds = seconds * 10 + (*at - '0');
+	if (!at || at == value.start || seconds >= LATEST_TIME)
+		return false;
+	if (at < value.end && *at == '.') {
+		at++;
+		for (int64_t unit = 100000; at < value.end && *at >= '0' && *at <= '9'; at++, unit /= 10)
+			micros += unit * (*at - '0');
+	}
+	*when = (struct timeval){ .tv_sec = seconds, .tv_usec = (suseconds_t)micros };
+	return at == value.end;
+}
+
+/* A number alone, or an object with `seconds` and perhaps `microseconds`. */
+static bool parse_time(struct json value, struct timeval *when)
+{
+	struct json part = json_member(value, "microseconds");
+	int64_t micros = 0;
+
+	if (!json_is_object(value))
+		return parse_seconds(value, when);
+	if (!parse_seconds(json_member(value, "seconds"), when))
+		return false;
+	if (!part.start)
+		return true;
+	when->tv_usec = json_integer(part, &micros) && micros >= 0 && micros <= 999999 ? (suseconds_t)micros : -1;
+	return when->tv_usec >= 0;
+}
+
 void answer_time(struct connection *connection, const struct request *request)
 {
 	size_t length;
 	char *body = http_read_json(connection, request, &length), answer[64];
-	struct timeval now = { 0 };
-	int64_t seconds, micros = 0;
-	struct json object;
+	struct timeval when = { 0 };
+	bool known;
 
 	if (!body)
 		return;
-	object = json_check(body, length);
-	if (!json_integer(json_member(object, "seconds"), &seconds) ||
-	    (json_member(object, "microseconds").start && !json_integer(json_member(object, "microseconds"), &micros)) ||
-	    seconds < 0 || micros < 0 || micros > 999999) {
-		http_refuse(connection, 400, "'seconds' (since 1970) and perhaps 'microseconds' are wanted");
-	} else if (may_change_system(connection)) {
-		now = (struct timeval){ .tv_sec = seconds, .tv_usec = (suseconds_t)micros };
-		if (settimeofday(&now, NULL) < 0)
-			http_refuse(connection, 503, "cannot set the clock: %s", strerror(errno));
-		else
-			http_answer(connection, 200, answer,
-				    (size_t)snprintf(answer, sizeof answer, "{\"seconds\": %lld}\n", (long long)time(NULL)));
-	}
+	known = parse_time(json_check(body, length), &when);
 	free(body);
+	if (!known)
+		http_refuse(connection, 400, "a time in seconds since 1970 is wanted, before the year 2200");
+	else if (!may_change_system(connection))
+		return;
+	else if (settimeofday(&when, NULL) < 0) /* EINVAL: the machine would have started before 1970 */
+		http_refuse(connection, errno == EINVAL ? 400 : 503, "cannot set the clock: %s", strerror(errno));
+	else
+		http_answer(connection, 200, answer,
+			    (size_t)snprintf(answer, sizeof answer, "{\"seconds\": %lld}\n", (long long)time(NULL)));
 }

@@ -2,8 +2,10 @@
 #include "agent.h"
 
 #include "console.h"
+#include "links.h"
 #include "tar.h"
 #include "transfer.h"
+#include "xattrs.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -18,6 +20,7 @@
 struct sender {
 	struct connection *connection;
 	struct tar_entry entry;
+	struct links links;
 	dev_t device; /* a tree is not followed into /proc and the like */
 };
 
@@ -54,11 +57,19 @@ static void describe(struct tar_entry *entry, const struct stat *status)
 	entry->target[0] = '\0';
 }
 
-static bool send_header(struct sender *sender)
+/* The entry's header with the attributes of what lies there; of a folder that is open, under the name ".". */
+static bool send_header(struct sender *sender, int folder, const char *name)
 {
-	static unsigned char blocks[8 * PATH_MAX];
-	size_t length = tar_format(&sender->entry, blocks, sizeof blocks);
+	static char storage[TAR_EXTENSION_LIMIT - 4 * PATH_MAX];
+	static unsigned char blocks[TAR_EXTENSION_LIMIT];
+	struct text records = TEXT_IN(storage);
+	size_t length;
 
+	if (!xattrs_collect(folder, name, &records))
+		return false;
+	sender->entry.xattrs = records.bytes;
+	sender->entry.xattrs_length = records.length;
+	length = tar_format(&sender->entry, blocks, sizeof blocks);
 	return length > 0 && http_stream(sender->connection, (const char *)blocks, length);
 }
 
@@ -93,8 +104,8 @@ static bool send_file(struct sender *sender, int folder, const char *name)
 	bool good;
 
 	if (fd < 0)
-		return false;
-	good = send_header(sender) && send_data(sender, fd);
+		return errno == ENOENT; /* it went away since it was looked at */
+	good = send_header(sender, folder, name) && send_data(sender, fd);
 	close(fd);
 	return good;
 }
@@ -128,9 +139,9 @@ static bool send_folder(struct sender *sender, int folder, const char *name)
 	if (!stream) {
 		if (fd >= 0)
 			close(fd);
-		return false;
+		return errno == ENOENT;
 	}
-	good = send_header(sender) && send_children(sender, stream);
+	good = send_header(sender, fd, ".") && send_children(sender, stream);
 	closedir(stream);
 	return good;
 }
@@ -140,20 +151,28 @@ static bool send_symlink(struct sender *sender, int folder, const char *name)
 	ssize_t length = readlinkat(folder, name, sender->entry.target, sizeof sender->entry.target - 1);
 
 	if (length < 0)
-		return false;
+		return errno == ENOENT;
 	sender->entry.target[length] = '\0';
-	return send_header(sender);
+	return send_header(sender, folder, name);
 }
 
-static bool send_entry(struct sender *sender, int folder, const char *name)
+/* A file that was sent under another name before: the name alone. */
+static bool send_link(struct sender *sender, const char *first)
 {
-	struct stat status;
+	static unsigned char blocks[8 * PATH_MAX];
+	struct tar_entry *entry = &sender->entry;
+	size_t length;
 
-	if (fstatat(folder, name, &status, AT_SYMLINK_NOFOLLOW) < 0)
-		return errno == ENOENT; /* it went away between the two looks */
-	describe(&sender->entry, &status);
-	if (status.st_dev != sender->device)
-		return sender->entry.type == '5' ? send_header(sender) : true;
+	entry->type = '1';
+	entry->size = 0;
+	entry->xattrs_length = 0;
+	strcpy(entry->target, first);
+	length = tar_format(entry, blocks, sizeof blocks);
+	return length > 0 && http_stream(sender->connection, (const char *)blocks, length);
+}
+
+static bool send_by_type(struct sender *sender, int folder, const char *name)
+{
 	switch (sender->entry.type) {
 	case '0':
 		return send_file(sender, folder, name);
@@ -161,11 +180,32 @@ static bool send_entry(struct sender *sender, int folder, const char *name)
 		return send_symlink(sender, folder, name);
 	case '5':
 		return send_folder(sender, folder, name);
-	case '\0':
-		return true;
 	default:
-		return send_header(sender);
+		return send_header(sender, folder, name);
 	}
+}
+
+static bool send_entry(struct sender *sender, int folder, const char *name)
+{
+	struct stat status;
+	const char *first;
+
+	if (fstatat(folder, name, &status, AT_SYMLINK_NOFOLLOW) < 0)
+		return errno == ENOENT; /* it went away between the two looks */
+	describe(&sender->entry, &status);
+	if (status.st_dev != sender->device)
+		return sender->entry.type == '5' ? send_header(sender, folder, name) : true;
+	if (sender->entry.type == '\0')
+		return true;
+	if (S_ISDIR(status.st_mode) || status.st_nlink < 2)
+		return send_by_type(sender, folder, name);
+	first = links_find(&sender->links, status.st_ino);
+	if (first)
+		return send_link(sender, first);
+	if (!send_by_type(sender, folder, name))
+		return false;
+	links_add(&sender->links, status.st_ino, sender->entry.path);
+	return true;
 }
 
 static void send_archive(struct sender *sender, const char *path)
@@ -196,6 +236,7 @@ void answer_get_files(struct connection *connection, const struct request *reque
 		sender->device = status.st_dev;
 		strcpy(sender->entry.path, strcmp(path, "/") == 0 ? "." : basename(copy));
 		send_archive(sender, path);
+		links_free(&sender->links);
 	}
 	free(sender);
 }

@@ -136,31 +136,80 @@ static bool take_record(struct tar_overrides *to, const char *key, const char *v
 	return strncmp(key, "GNU.sparse.", 11) != 0; /* its data is no plain file */
 }
 
-/* "LENGTH KEY=VALUE\n", the length counting itself. */
+struct record {
+	const char *key, *value;
+	size_t key_length, value_length;
+};
+
+/* Cut "LENGTH KEY=VALUE\n", the length counting itself, off the front; false when it is malformed. */
+static bool next_record(const char **records, size_t *length, struct record *record)
+{
+	const char *start = *records, *key = memchr(start, ' ', *length < 21 ? *length : 21), *end;
+	unsigned long long size = 0;
+
+	for (const char *at = start; key && at < key; at++)
+		size = *at >= '0' && *at <= '9' ? size * 10 + (unsigned)(*at - '0') : UINT32_MAX;
+	if (!key || size > *length || size < (size_t)(key - start) + 4 || start[size - 1] != '\n')
+		return false;
+	end = start + size - 1;
+	record->key = key + 1;
+	record->value = memchr(record->key, '=', (size_t)(end - record->key));
+	if (!record->value)
+		return false;
+	record->key_length = (size_t)(record->value++ - record->key);
+	record->value_length = (size_t)(end - record->value);
+	*records += size;
+	*length -= size;
+	return true;
+}
+
 bool tar_take_pax(struct tar_overrides *overrides, const char *records, size_t length)
 {
 	while (length > 0) {
-		const char *key = memchr(records, ' ', length < 21 ? length : 21), *value;
-		unsigned long long size = 0;
+		struct record record;
 		char name[128];
 
-		for (const char *at = records; key && at < key; at++)
-			size = *at >= '0' && *at <= '9' ? size * 10 + (unsigned)(*at - '0') : UINT32_MAX;
-		if (!key || size > length || size < (size_t)(key - records) + 4 || records[size - 1] != '\n')
+		if (!next_record(&records, &length, &record))
 			return false;
-		key++;
-		value = memchr(key, '=', (size_t)(records + size - 1 - key));
-		if (!value)
+		if (record.key_length >= sizeof name)
+			continue; /* longer than any that we know; attributes are looked for apart */
+		snprintf(name, sizeof name, "%.*s", (int)record.key_length, record.key);
+		if (!take_record(overrides, name, record.value, record.value_length))
 			return false;
-		if ((size_t)(value - key) < sizeof name) {
-			snprintf(name, sizeof name, "%.*s", (int)(value - key), key);
-			if (!take_record(overrides, name, value + 1, (size_t)(records + size - 1 - value - 1)))
-				return false;
-		}
-		records += size;
-		length -= size;
 	}
 	return true;
+}
+
+/* GNU tar writes "=" of an attribute's name as %3D, and "%" as %25. */
+static bool decode_name(const char *from, size_t length, char *to, size_t size)
+{
+	const char *end = from + length;
+
+	for (; from < end && size > 1; size--) {
+		bool is_mark = end - from >= 3 && (memcmp(from, "%3D", 3) == 0 || memcmp(from, "%25", 3) == 0);
+
+		*to++ = !is_mark ? *from : from[1] == '3' ? '=' : '%';
+		from += is_mark ? 3 : 1;
+	}
+	*to = '\0';
+	return from == end;
+}
+
+bool tar_next_xattr(const char **records, size_t *length, struct tar_xattr *xattr)
+{
+	const size_t prefix = strlen(TAR_XATTR);
+	struct record record;
+
+	while (*length > 0 && next_record(records, length, &record)) {
+		if (record.key_length <= prefix || memcmp(record.key, TAR_XATTR, prefix) != 0)
+			continue;
+		if (!decode_name(record.key + prefix, record.key_length - prefix, xattr->name, sizeof xattr->name))
+			continue; /* longer than the kernel lets a name be */
+		xattr->value = record.value;
+		xattr->length = record.value_length;
+		return true;
+	}
+	return false;
 }
 
 void tar_apply(const struct tar_overrides *overrides, struct tar_entry *entry)
@@ -226,15 +275,32 @@ static void format_block(const struct tar_entry *entry, unsigned char *block)
 	seal(block);
 }
 
-static void put_record(struct text *text, const char *key, const char *value)
+static void put_record(struct text *text, const char *key, const char *value, size_t length)
 {
-	size_t rest = strlen(key) + strlen(value) + 3, digits = 1;
+	size_t rest = strlen(key) + length + 3, digits = 1;
 
 	for (size_t limit = 10; rest + digits >= limit; limit *= 10)
 		digits++;
-	text_format(text, "%zu %s=", rest + digits, key);
-	text_put(text, value);
+	text_format(text, "%zu ", rest + digits);
+	text_put(text, key);
+	text_put(text, "=");
+	text_bytes(text, value, length);
 	text_put(text, "\n");
+}
+
+void tar_put_xattr(struct text *records, const char *name, const char *value, size_t length)
+{
+	char key[sizeof TAR_XATTR + 3 * 256];
+	struct text text = TEXT_IN(key);
+
+	text_put(&text, TAR_XATTR);
+	for (; *name; name++) {
+		if (*name == '=' || *name == '%')
+			text_put(&text, *name == '=' ? "%3D" : "%25");
+		else
+			text_bytes(&text, name, 1);
+	}
+	put_record(records, key, value, length);
 }
 
 static void put_number_record(struct text *text, const char *key, int64_t value, size_t length)
@@ -244,42 +310,46 @@ static void put_number_record(struct text *text, const char *key, int64_t value,
 	if (value >= 0 && (uint64_t)value < 1ULL << 3 * (length - 1))
 		return;
 	snprintf(digits, sizeof digits, "%lld", (long long)value);
-	put_record(text, key, digits);
+	put_record(text, key, digits, strlen(digits));
 }
 
 static void put_records(struct text *text, const struct tar_entry *entry)
 {
 	if (strlen(entry->path) > NAME_LENGTH)
-		put_record(text, "path", entry->path);
+		put_record(text, "path", entry->path, strlen(entry->path));
 	if (strlen(entry->target) > NAME_LENGTH)
-		put_record(text, "linkpath", entry->target);
+		put_record(text, "linkpath", entry->target, strlen(entry->target));
 	put_number_record(text, "uid", entry->uid, NUMBER_LENGTH);
 	put_number_record(text, "gid", entry->gid, NUMBER_LENGTH);
 	put_number_record(text, "size", entry->size, SIZE_LENGTH);
 	put_number_record(text, "mtime", entry->mtime, SIZE_LENGTH);
+	if (entry->xattrs_length > 0)
+		text_bytes(text, entry->xattrs, entry->xattrs_length);
+}
+
+static void format_extension(size_t length, unsigned char *block)
+{
+	static struct tar_entry extension = { .path = "pax", .type = 'x', .mode = 0644 };
+
+	extension.size = (int64_t)length;
+	format_block(&extension, block);
 }
 
 size_t tar_format(const struct tar_entry *entry, unsigned char *blocks, size_t size)
 {
-	static char storage[3 * PATH_MAX];
-	static struct tar_entry extension;
-	struct text records = TEXT_IN(storage);
-	size_t used = 0, padded;
+	/* the records' place: behind their own header, and before padding and the entry's header */
+	struct text records = { (char *)blocks + TAR_BLOCK, 0, size - 3 * TAR_BLOCK, false };
+	size_t used = 0;
 
+	if (size <= 3 * TAR_BLOCK)
+		return 0;
 	put_records(&records, entry);
-	padded = (records.length + TAR_BLOCK - 1) / TAR_BLOCK * TAR_BLOCK;
-	if (size < padded + 2 * TAR_BLOCK)
+	if (records.overflow)
 		return 0;
 	if (records.length > 0) {
-		memset(&extension, 0, sizeof extension);
-		strcpy(extension.path, "pax");
-		extension.type = 'x';
-		extension.mode = 0644;
-		extension.size = (int64_t)records.length;
-		format_block(&extension, blocks);
-		memset(blocks + TAR_BLOCK, 0, padded);
-		memcpy(blocks + TAR_BLOCK, storage, records.length);
-		used = TAR_BLOCK + padded;
+		used = TAR_BLOCK + (records.length + TAR_BLOCK - 1) / TAR_BLOCK * TAR_BLOCK;
+		memset(blocks + TAR_BLOCK + records.length, 0, used - TAR_BLOCK - records.length);
+		format_extension(records.length, blocks);
 	}
 	format_block(entry, blocks + used);
 	return used + TAR_BLOCK;

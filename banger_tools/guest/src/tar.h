@@ -3,12 +3,14 @@
 #define BANGER_TAR_H
 
 #include "guest.h"
+#include "text.h"
 
 #include <limits.h>
 #include <sys/types.h>
 
 #define TAR_BLOCK 512
-#define TAR_EXTENSION_LIMIT (64 * 1024) /* of a pax header or a long name */
+#define TAR_EXTENSION_LIMIT (1024 * 1024) /* of a pax header: extended attributes have up to 64 KiB each */
+#define TAR_XATTR "SCHILY.xattr." /* before the name of an extended attribute, in GNU tar, bsdtar and OCI layers */
 
 struct tar_entry {
 	char path[PATH_MAX];
@@ -19,6 +21,8 @@ struct tar_entry {
 	int64_t size;
 	int64_t mtime;
 	uint32_t major, minor;
+	const char *xattrs; /* pax records by tar_put_xattr, to be written; a reader finds them with tar_next_xattr */
+	size_t xattrs_length;
 };
 
 /* Does the block consist of zeros (two of them end an archive)? */
@@ -39,7 +43,20 @@ struct tar_overrides {
 bool tar_take_pax(struct tar_overrides *overrides, const char *records, size_t length);
 void tar_apply(const struct tar_overrides *overrides, struct tar_entry *entry);
 
-/* The header blocks of an entry, with a pax header before it where ustar cannot hold it; their length. */
+/* One extended attribute of a pax header; its name is decoded, its value stays where it is. */
+struct tar_xattr {
+	char name[256];
+	const char *value;
+	size_t length;
+};
+
+/* The next attribute among the records of a pax header that tar_take_pax took; false when there is none left. */
+bool tar_next_xattr(const char **records, size_t *length, struct tar_xattr *xattr);
+
+/* Add an attribute to the records that an entry is to be written with. */
+void tar_put_xattr(struct text *records, const char *name, const char *value, size_t length);
+
+/* The header blocks of an entry, with a pax header before it where ustar cannot hold it; their length, or 0. */
 size_t tar_format(const struct tar_entry *entry, unsigned char *blocks, size_t size);
 
 #endif

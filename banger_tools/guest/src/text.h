@@ -17,7 +17,7 @@ void text_bytes(struct text *text, const char *bytes, size_t length);
 void text_put(struct text *text, const char *string);
 void text_format(struct text *text, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* A JSON string with its quotes; bytes from 0x80 on pass through. */
+/* A JSON string with its quotes; a byte that is no UTF-8 goes as \udc80 to \udcff, as json.h takes it back. */
 void text_json(struct text *text, const char *string);
 
 /* A value of git's configuration, in double quotes. */
