@@ -41,6 +41,11 @@ def bitmap_checksum(seed: int, bitmap: bytes | bytearray | memoryview) -> int:
     return final(crc32c(bitmap, seed))
 
 
+def attributes_checksum(seed: int, place: int, block: bytes | bytearray) -> int:
+    """Return h_checksum of an attribute block that stands at a place, and whose own field is zero."""
+    return final(crc32c(block, crc32c(struct.pack("<Q", place), seed)))
+
+
 def descriptor_checksum(superblock: Superblock, seed: int, group: int, descriptor: GroupDescriptor) -> int:
     """Return bg_checksum: crc32c with metadata_csum, crc16 with gdt_csum, else 0."""
     body = bytearray(descriptor.raw[: descriptor.length])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from banger_tools import console, errors, process
 from banger_tools.ext4 import structures as s
-from banger_tools.ext4.view import Found, Placed, View
+from banger_tools.ext4.view import Placed
 
 _TYPES = {"file": s.S_IFREG, "dir": s.S_IFDIR, "symlink": s.S_IFLNK}
 
@@ -28,25 +28,23 @@ def _quoted(text: str | Path) -> str:
     return '"{}"'.format(str(text).replace('"', '""'))
 
 
-def removal(view: View, path: str, found: Found, *, last_name: bool) -> list[str]:
-    """Return the commands that take a name away; with the `last_name` of an inode goes the inode.
+def removal(path: str) -> str:
+    """Return the command that takes a name away, and with the last one its inode and content, but no attribute block.
 
-    debugfs frees the blocks of the content then, but would leave the block of attributes behind.
+    All of these come first: debugfs looks for `/name` in the folder where it stands, which must still be the root.
     """
-    if not last_name or found.inode is None:
-        return [f"rm {_quoted(path)}"]
-    names = view.image.xattrs(found.inode)
-    if not all(can_say(name) for name in names):
-        raise errors.BadInput(f"'{path}' has an extended attribute whose name debugfs cannot take")
-    return [*(f"ea_rm {_quoted(path)} {_quoted(name)}" for name in names), f"rm {_quoted(path)}"]
+    return f"rm {_quoted(path)}"
 
 
 def creation(one: Placed, scratch: Path, number: int) -> list[str]:
-    """Return the commands that make a thing at a path that nothing has; its content goes by a file in `scratch`."""
+    """Return the commands that make a thing at a path that nothing has; its content goes by a file in `scratch`.
+
+    debugfs would make `/name` in the folder where it stands, so it enters each folder first.
+    """
     folder, name = posixpath.split(one.path)
     enter = f"cd {_quoted(folder)}"
     if one.type == "dir":
-        return [f"mkdir {_quoted(one.path)}", *fields(one)]
+        return [enter, f"mkdir {_quoted(name)}", *fields(one)]
     if isinstance(one.content, bytes) and one.type == "symlink":
         return [enter, f"symlink {_quoted(name)} {_quoted(os.fsdecode(one.content))}", *fields(one)]
     source = one.content

@@ -36,10 +36,32 @@ def _set_state(image: Image, state: int) -> None:
     # Whoever edited meanwhile (debugfs) wrote a superblock of its own: only this field is ours.
     superblock = s.Superblock(os.pread(image.descriptor, s.SUPERBLOCK_SIZE, s.SUPERBLOCK_OFFSET))
     superblock.s_state = state
+    _write_superblock(image, superblock)
+    os.fsync(image.descriptor)
+
+
+def _write_superblock(image: Image, superblock: s.Superblock) -> None:
     if superblock.has("metadata_csum"):
         superblock.s_checksum = checksum.superblock_checksum(superblock)
     os.pwrite(image.descriptor, superblock.raw, s.SUPERBLOCK_OFFSET)
-    os.fsync(image.descriptor)
+
+
+def free_block(image: Image, block: int) -> None:
+    """Give back a block that nothing points to any more, and the cluster that it stands for."""
+    g = image.geometry
+    group, bit = g.bitmap_bit(block)
+    descriptor = image.descriptors[group]
+    bitmap = bytearray(image.block(descriptor.bg_block_bitmap))
+    bitmap[bit >> 3] &= ~(1 << (bit & 7))
+    _write(image, bitmap, descriptor.bg_block_bitmap * g.block_size)
+    descriptor.bg_free_blocks_count += 1
+    if image.has_checksums:
+        counted = bitmap[: (g.blocks_per_group >> g.cluster_bits) // 8]
+        descriptor.bg_block_bitmap_csum = checksum.bitmap_checksum(image.seed, counted)
+    descriptor.bg_checksum = checksum.descriptor_checksum(image.superblock, image.seed, group, descriptor)
+    _write(image, descriptor.raw, g.descriptor_place(group))
+    image.superblock.s_free_blocks_count += 1 << g.cluster_bits
+    _write_superblock(image, image.superblock)
 
 
 def set_owners(image: Image, changes: Mapping[int, tuple[int, int, int]]) -> None:

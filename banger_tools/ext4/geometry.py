@@ -16,6 +16,9 @@ class Geometry:
         self.blocks_per_group = superblock.s_blocks_per_group
         self.inodes_per_group = superblock.s_inodes_per_group
         self.inode_size = superblock.s_inode_size if superblock.s_rev_level else 128
+        # how often the size of a block is doubled in what is allocated at once (bigalloc)
+        cluster_bits = superblock.s_log_cluster_size - superblock.s_log_block_size
+        self.cluster_bits = cluster_bits if superblock.has("bigalloc") else 0
         self.groups = -(-(self.blocks - self.first_block) // self.blocks_per_group)
         self.desc_size = (superblock.s_desc_size or 64) if superblock.has("64bit") else 32
         self.descs_per_block = self.block_size // self.desc_size
@@ -45,6 +48,16 @@ class Geometry:
             return super_block + 1 + table_block
         group = table_block * self.descs_per_block
         return self.group_start(group) + self.has_super(group)
+
+    def descriptor_place(self, group: int) -> int:
+        """Return the byte offset of a group's primary descriptor."""
+        index, number = divmod(group, self.descs_per_block)
+        return self.descriptor_block(index) * self.block_size + number * self.desc_size
+
+    def bitmap_bit(self, block: int) -> tuple[int, int]:
+        """Return the group of a block, and the bit of that group's bitmap that says whether it is taken."""
+        group, index = divmod(block - self.first_block, self.blocks_per_group)
+        return group, index >> self.cluster_bits
 
     def base_metadata(self, group: int) -> int:
         """Return how many blocks at the start of a group hold a superblock, descriptors and room for more of these.

@@ -120,9 +120,7 @@ class Image:
 
     def check_geometry(self) -> None:
         g = self.geometry
-        ratio = 0
-        if self.superblock.has("bigalloc"):
-            ratio = self.superblock.s_log_cluster_size - self.superblock.s_log_block_size
+        ratio = g.cluster_bits
         sound = (
             0 <= ratio <= 16
             and g.blocks_per_group <= 8 * g.block_size << ratio

@@ -6,14 +6,14 @@ import hashlib
 import os
 import posixpath
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from banger_tools import errors, process, sizes
-from banger_tools.ext4 import debugfs, editor
+from banger_tools.ext4 import debugfs, editor, xattr
 from banger_tools.ext4.image import Extent, Image, opened
-from banger_tools.ext4.structures import BLOCK_UNINIT, INLINE_DATA_FL, MAX_SYMLINK
+from banger_tools.ext4.structures import INLINE_DATA_FL, MAX_SYMLINK
 from banger_tools.ext4.view import Found, Placed, View
 
 _PIECE = 1 << 20
@@ -49,7 +49,8 @@ def insert(path: Path, wanted: Iterable[Placed], scratch: Path, *, removed: Iter
     with opened(path) as image:
         placed = _with_parents(image, wanted)
         changes = _changes(image, placed, removed)
-        commands = _commands(image, changes, scratch)
+        owners = _attribute_blocks(image, changes.old)
+        commands = _commands(changes, scratch)
         _check_room(image, changes)
         wiped = [extent for one in changes.old for extent in _extents(image, one)]
         when = max(1, image.superblock.s_mkfs_time)
@@ -60,7 +61,7 @@ def insert(path: Path, wanted: Iterable[Placed], scratch: Path, *, removed: Iter
         with opened(path, writable=True) as image, editor.editing(image):
             debugfs.run(path, commands, when)
             _verify(path, changes)
-            _wipe(path, image, wiped)
+            _finish(path, owners, wiped)
             if quotas:
                 editor.count_quotas(image)
     return sorted({one.path for group in changes for one in group})
@@ -180,7 +181,7 @@ def _zeros(count: int) -> Iterator[bytes]:
 def _check_room(image: Image, changes: _Changes) -> None:
     """Refuse before the first write what would not fit; what is taken out first makes room."""
     superblock, block = image.superblock, image.geometry.block_size
-    unit = block << _cluster_bits(image)
+    unit = block << image.geometry.cluster_bits
     gone = [one.found.inode for one in changes.old if one.last and one.found.inode is not None]
     needed = sum(_blocks(one, unit) for one in changes.new) * unit // block
     free_blocks = superblock.s_free_blocks_count + sum(
@@ -193,12 +194,6 @@ def _check_room(image: Image, changes: _Changes) -> None:
             f"{sizes.show(free_blocks * block)} and {free_inodes} are free",
             "make it larger: bg-mkext4 --size",
         )
-
-
-def _cluster_bits(image: Image) -> int:
-    """Return how many times the size of a block is doubled in what is allocated at once (bigalloc)."""
-    superblock = image.superblock
-    return superblock.s_log_cluster_size - superblock.s_log_block_size if superblock.has("bigalloc") else 0
 
 
 def _blocks(one: Placed, unit: int) -> int:
@@ -215,12 +210,24 @@ def _extents(image: Image, one: _Old) -> list[Extent]:
     return image.extents(inode)
 
 
-def _commands(image: Image, changes: _Changes, scratch: Path) -> list[str]:
+def _attribute_blocks(image: Image, removed: Sequence[_Old]) -> dict[int, int]:
+    """Return the attribute blocks of inodes that go, each with how many others still share it.
+
+    debugfs forgets them when it removes an inode.
+    """
+    left: dict[int, int] = {}
+    for one in removed:
+        if one.last and one.found.inode is not None:
+            image.xattrs(one.found.inode)  # raises BadInput for attributes that need more than a block
+            place = one.found.inode.i_file_acl
+            if place:
+                left[place] = left.get(place, xattr.owners(image.block(place))) - 1
+    return left
+
+
+def _commands(changes: _Changes, scratch: Path) -> list[str]:
     """Return the commands that do it all; names are taken out first, which makes room."""
-    view = View(image)
-    commands: list[str] = []
-    for old in changes.old:
-        commands += debugfs.removal(view, old.path, old.found, last_name=old.last)
+    commands = [debugfs.removal(old.path) for old in changes.old]
     for number, one in enumerate(changes.new):
         commands += debugfs.creation(one, scratch, number)
     for folder in changes.folders:
@@ -241,26 +248,35 @@ def _verify(path: Path, changes: _Changes) -> None:
                 raise errors.IOFailure(f"'{gone}' is still in '{path}'")
 
 
-def _wipe(path: Path, target: Image, extents: Sequence[Extent]) -> None:
-    """Write zeros over what was freed and nothing took: it may have been a secret, such as a host key."""
-    with opened(path, editing=True) as image:
-        free = [block for extent in extents for block in _still_free(image, extent)]
-    size = target.geometry.block_size
-    for block in free:
-        os.pwrite(target.descriptor, bytes(size), block * size)
+def _finish(path: Path, owners: Mapping[int, int], freed: Sequence[Extent]) -> None:
+    """Do what debugfs leaves undone of removals: attribute blocks are given back, and what was freed is wiped.
+
+    It may have been a secret, such as a host key.
+    """
+    with opened(path, writable=True, editing=True) as image:  # as debugfs left it
+        for place, count in owners.items():
+            _share(image, place, count)
+        free = [block for extent in freed for block in _still_free(image, extent)]
+        for block in free:
+            os.pwrite(image.descriptor, bytes(image.geometry.block_size), block * image.geometry.block_size)
+
+
+def _share(image: Image, place: int, count: int) -> None:
+    """Let so many inodes share an attribute block; with none left it is given back."""
+    if count <= 0:
+        editor.free_block(image, place)
+        return
+    seed = image.seed if image.has_checksums else None
+    block = xattr.with_owners(image.block(place), place, count, seed)
+    os.pwrite(image.descriptor, block, place * image.geometry.block_size)
 
 
 def _still_free(image: Image, extent: Extent) -> Iterator[int]:
     """Yield the blocks of a run that the bitmaps say are free."""
-    g, bits = image.geometry, _cluster_bits(image)
     bitmaps: dict[int, bytes] = {}
     for block in range(extent.physical, extent.physical + extent.length):
-        group, index = divmod(block - g.first_block, g.blocks_per_group)
-        descriptor = image.descriptors[group]
-        if descriptor.bg_flags & BLOCK_UNINIT:
-            continue
+        group, bit = image.geometry.bitmap_bit(block)
         if group not in bitmaps:
-            bitmaps[group] = image.block(descriptor.bg_block_bitmap)
-        bit = index >> bits
+            bitmaps[group] = image.block(image.descriptors[group].bg_block_bitmap)
         if not bitmaps[group][bit >> 3] & 1 << (bit & 7):
             yield block

@@ -249,8 +249,7 @@ class Writer:
         place = self.free.take_one()
         block = xattr.encode_block(item.acl or [], BLOCK)
         if self.sealed:
-            value = checksum.final(crc32c(block, crc32c(struct.pack("<Q", place), self.seed)))
-            struct.pack_into("<I", block, 16, value)
+            struct.pack_into("<I", block, 16, checksum.attributes_checksum(self.seed, place, block))
         self.blocks.append((place, bytes(block)))
         return place
 

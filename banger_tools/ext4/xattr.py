@@ -14,6 +14,7 @@ from banger_tools.ext4 import structures as s
 from banger_tools.ext4.structures import Inode
 
 _ENTRY = struct.Struct("<BBHIII")
+_REFCOUNT = struct.Struct("<I")
 _PREFIXES = ((1, "user."), (4, "trusted."), (6, "security."), (7, "system."))
 _WHOLE = {"system.posix_acl_access": 2, "system.posix_acl_default": 3}
 _NAMES = {2: "system.posix_acl_access", 3: "system.posix_acl_default"}
@@ -148,6 +149,24 @@ def _hash(name: bytes, value: bytes) -> int:
     for (word,) in struct.iter_unpack("<I", value.ljust(_round(len(value)), b"\0")):
         result = (result << 16 ^ result >> 16 ^ word) & 0xFFFFFFFF
     return result
+
+
+def owners(block: bytes) -> int:
+    """Return how many inodes share an attribute block (h_refcount)."""
+    count: int = _REFCOUNT.unpack_from(block, 4)[0]
+    return count
+
+
+def with_owners(block: bytes, place: int, count: int, seed: int | None) -> bytes:
+    """Return an attribute block shared by so many inodes; without checksums the filesystem's `seed` is None."""
+    from banger_tools.ext4.checksum import attributes_checksum
+
+    changed = bytearray(block)
+    _REFCOUNT.pack_into(changed, 4, count)
+    if seed is not None:
+        _REFCOUNT.pack_into(changed, 16, 0)  # h_checksum
+        _REFCOUNT.pack_into(changed, 16, attributes_checksum(seed, place, changed))
+    return bytes(changed)
 
 
 def in_inode(inode: Inode) -> Iterator[tuple[str, bytes]]:
