@@ -26,7 +26,7 @@ _ZBOOT_MAGIC = b"MZ\0\0zimg"
 _DICTIONARY = 1 << 28  # bytes of history that xz, lzma and zstd may ask for
 _LZ4_LEGACY_MAGIC = b"\x02\x21\x4c\x18"
 _LZ4_LEGACY_BLOCK = 8 << 20
-_PIECE = 1 << 10  # a KiB of zstd unpacks to 32 MiB at most
+_PIECE = 512  # bytes of zstd, which unpack to 16 MiB at most
 
 
 class BootHeader(NamedTuple):
