@@ -1,13 +1,14 @@
-"""A bundle's tar taken apart while it arrives: `rootfs.ext4` and `manifest.json`, in any order, and nothing else.
+"""A bundle's tar taken apart while it arrives; who reads it says what may be in it, and where that goes.
 
-Both must be regular files. Nothing is extracted by name: the one goes into a file that was opened before, its blocks of
-zeros as holes, and the other into memory.
+Of an image that is `rootfs.ext4` and `manifest.json`, in any order, and nothing else. Both must be regular files.
+Nothing is extracted by name: the one goes into a file that was opened before, its blocks of zeros as holes, and the
+other into memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from typing import IO, TypeVar
+from typing import IO, Protocol, TypeVar
 
 from banger_tools import errors, sizes, tar
 from banger_tools.oci import limits
@@ -17,7 +18,7 @@ ROOTFS, MANIFEST = "rootfs.ext4", "manifest.json"
 HINT = "a bundle is made so: tar -C DIR -c rootfs.ext4 manifest.json | zstd >NAME.tar.zst"
 
 PIECE = 256 << 10
-_PAX_LIMIT = 64 << 10
+_EXTENSION_LIMIT = 64 << 10
 _HOLE = 4096
 _KINDS = {
     b"1": "a hardlink",
@@ -33,32 +34,39 @@ T = TypeVar("T")
 Steps = Generator[None, bytes, T]
 
 
+class Sink(Protocol):
+    """Where the content of one member goes, piece by piece."""
+
+    def write(self, data: memoryview) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+class Contents(Protocol):
+    """What may be in a tar: `member` returns where one goes, or raises BadInput; `written` are bytes but holes."""
+
+    @property
+    def written(self) -> int: ...
+
+    def member(self, kind: bytes, name: str, size: int) -> Sink: ...
+
+    def finish(self) -> None: ...
+
+
 class Archive:
-    """The tar of a bundle on its way: `write` takes the next bytes, `finish` tells that there are no more.
+    """A tar on its way: `write` takes the next bytes, `finish` tells that there are no more."""
 
-    `manifest` are the bytes of manifest.json, `size` is that of the root filesystem.
-    """
-
-    def __init__(self, image: IO[bytes], limit: int, what: str) -> None:
-        self._image = _Sparse(image)
-        self._limit = limit
-        self._what = what
+    def __init__(self, contents: Contents) -> None:
+        self._contents = contents
         self._rest = memoryview(b"")
         self._ended = False
         self._steps = self._members()
         next(self._steps)
-        self.manifest: bytes | None = None
-        self.size: int | None = None
-
-    @property
-    def written(self) -> int:
-        """Bytes of the root filesystem that are not holes, so far."""
-        return self._image.written
 
     def write(self, data: bytes) -> None:
         """Take the next bytes.
 
-        Raises BadInput for anything but the two files, Corrupt for what is no tar.
+        Raises BadInput for what may not be in it, Corrupt for what is no tar.
         """
         self._steps.send(data)
 
@@ -66,9 +74,7 @@ class Archive:
         """Raise Corrupt if the end is missing, BadInput if a file is."""
         if not self._ended:
             raise Corrupt("the tar is cut: its end is missing")
-        for name, found in ((ROOTFS, self.size), (MANIFEST, self.manifest)):
-            if found is None:
-                raise errors.BadInput(f"{self._what} has no '{name}'", HINT)
+        self._contents.finish()
 
     def _some(self, most: int) -> Steps[memoryview]:
         """Return the next bytes, at least one and at most so many."""
@@ -87,8 +93,9 @@ class Archive:
         records: dict[str, bytes] = {}
         while (header := (yield from self._exactly(tar.BLOCK))).strip(b"\0"):
             kind, name, size = _read_header(header)
-            if kind == b"x":
-                records = yield from self._records(size)
+            if kind in (b"x", b"L"):
+                body = yield from self._extension(size)
+                records |= dict(tar.pax_records(body, 0, None)) if kind == b"x" else {"path": body.split(b"\0", 1)[0]}
                 continue
             size = _decimal(records["size"]) if records.get("size") else size
             name = records.get("path") or name
@@ -100,40 +107,89 @@ class Archive:
             if bytes((yield from self._some(PIECE))).strip(b"\0"):
                 raise Corrupt("the tar is followed by something else")
 
-    def _records(self, size: int) -> Steps[dict[str, bytes]]:
-        """Read a PAX header."""
-        if size > _PAX_LIMIT:
+    def _extension(self, size: int) -> Steps[bytes]:
+        """Read what says more of the next member: a PAX header, or GNU tar's long name."""
+        if size > _EXTENSION_LIMIT:
             raise Corrupt(f"an extended header of {size} bytes is too large")
         body = yield from self._exactly(size)
         yield from self._exactly(-size % tar.BLOCK)
-        return dict(tar.pax_records(body, 0, None))
+        return body
 
     def _member(self, kind: bytes, raw_name: bytes, size: int) -> Steps[None]:
         name = raw_name.decode("utf-8", "backslashreplace").removeprefix("./")
-        if kind not in (b"0", b"\0") or name not in (ROOTFS, MANIFEST):
-            found = f", which is {_KINDS[kind]}" if kind in _KINDS else ""
-            raise errors.BadInput(f"{self._what} holds '{name}'{found}: only two regular files may be in it", HINT)
-        if (self.size if name == ROOTFS else self.manifest) is not None:
-            raise errors.BadInput(f"{self._what} holds '{name}' twice", HINT)
-        if name == MANIFEST:
-            if size > limits.DOCUMENT:
-                raise errors.BadInput(f"{self._what}: a '{name}' of {size} bytes is too large")
-            self.manifest = yield from self._exactly(size)
-        else:
-            yield from self._rootfs(size)
-        yield from self._exactly(-size % tar.BLOCK)
-
-    def _rootfs(self, size: int) -> Steps[None]:
-        if size > self._limit:
-            hint = "allow more with --max-image"
-            raise errors.BadInput(f"{self._what}: its image is larger than {sizes.show(self._limit)}", hint)
+        sink = self._contents.member(kind, name, size)
         left = size
         while left:
             piece = yield from self._some(left)
-            self._image.write(piece)
+            sink.write(piece)
             left -= len(piece)
-        self._image.finish()
-        self.size = size
+        sink.finish()
+        yield from self._exactly(-size % tar.BLOCK)
+
+
+def is_file(kind: bytes) -> bool:
+    """Tell whether a member of this type is a regular file."""
+    return kind in (b"0", b"\0")
+
+
+def worded(kind: bytes) -> str:
+    """Return what a member of a type is that is not wanted, as in ", which is a device"; nothing for a file."""
+    return f", which is {_KINDS[kind]}" if kind in _KINDS else ""
+
+
+class ImageFiles:
+    """The two files of an image: its root filesystem goes into `file`, and `manifest` are the bytes of the other."""
+
+    def __init__(self, file: IO[bytes], limit: int, what: str) -> None:
+        self._image = Sparse(file)
+        self._limit = limit
+        self._what = what
+        self._memory = _Memory()
+        self._seen: set[str] = set()
+
+    @property
+    def written(self) -> int:
+        """Bytes of the root filesystem that are not holes, so far."""
+        return self._image.written
+
+    @property
+    def manifest(self) -> bytes:
+        """The bytes of manifest.json, as soon as all of it came."""
+        return bytes(self._memory.data)
+
+    def member(self, kind: bytes, name: str, size: int) -> Sink:
+        """Return where a member goes; raises BadInput for all but the two files, each once."""
+        if not is_file(kind) or name not in (ROOTFS, MANIFEST):
+            found = f"{self._what} holds '{name}'{worded(kind)}"
+            raise errors.BadInput(f"{found}: only two regular files may be in it", HINT)
+        if name in self._seen:
+            raise errors.BadInput(f"{self._what} holds '{name}' twice", HINT)
+        self._seen.add(name)
+        if name == MANIFEST and size > limits.DOCUMENT:
+            raise errors.BadInput(f"{self._what}: a '{name}' of {size} bytes is too large")
+        if name == ROOTFS and size > self._limit:
+            hint = "allow more with --max-image"
+            raise errors.BadInput(f"{self._what}: its image is larger than {sizes.show(self._limit)}", hint)
+        return self._memory if name == MANIFEST else self._image
+
+    def finish(self) -> None:
+        """Raise BadInput if a file is missing."""
+        for name in (ROOTFS, MANIFEST):
+            if name not in self._seen:
+                raise errors.BadInput(f"{self._what} has no '{name}'", HINT)
+
+
+class _Memory:
+    """Keeps a small file."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def write(self, data: memoryview) -> None:
+        self.data += data
+
+    def finish(self) -> None:
+        pass
 
 
 def _read_header(header: bytes) -> tuple[bytes, bytes, int]:
@@ -158,7 +214,7 @@ def _decimal(text: bytes) -> int:
     return int(text)
 
 
-class _Sparse:
+class Sparse:
     """Writes a file from front to back, leaving blocks of zeros out."""
 
     def __init__(self, file: IO[bytes]) -> None:

@@ -13,14 +13,14 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from msgspec import Struct
 
 from banger_tools import console, errors, files, lease, manifest
 from banger_tools.catalog.lookup import Found
-from banger_tools.catalog.unpacking import Task, Unpacked, unpack
+from banger_tools.catalog.unpacking import Image, Task, unpack
 from banger_tools.manifest import Manifest, Platform
 from banger_tools.oci import container, platforms, resume, web
 from banger_tools.oci import digest as digests
@@ -37,6 +37,13 @@ if TYPE_CHECKING:
 OF_ANOTHER_MACHINE = ("layers", "tree", "work_seed", "work_seed_reason", "kernel", "published", "vm")
 
 
+class Unpacked(NamedTuple):
+    """A bundle whose image is laid out: its own manifest, and its digest."""
+
+    manifest: Manifest
+    digest: str
+
+
 class _Remembered(Struct, frozen=True):
     """What a URL was when it was fetched."""
 
@@ -51,11 +58,17 @@ def fetch(ref: Bundle, size: int | None, wants: Wants, cache: Cache, image: Path
     `size` is that of the compressed bytes, if it is known. Raises BadInput for what is no bundle, or not the
     one that the digest stands for, NoInput, Denied, Unavailable, Retry.
     """
-    task = Task(ref, size, cache, wants, image, Cancel())
+    content = Image(image, wants.limits.image, f"the bundle '{ref.location}'")
+    task = Task(ref, size, cache, wants, content, Cancel())
+    digest = obtain(task)
+    _check_platform(content.manifest, task)
+    return Unpacked(content.manifest, digest)
+
+
+def obtain(task: Task) -> str:
+    """Unpack a bundle from where it is, and return the digest of its compressed bytes; raises what `fetch` does."""
     with console.step(f"fetch {task.what}"):
-        unpacked = _from_url(task) if ref.is_url else _from_file(task)
-    _check_platform(unpacked.manifest, task)
-    return unpacked
+        return _from_url(task) if task.ref.is_url else _from_file(task)
 
 
 def is_cached(ref: Bundle, cache: Cache) -> bool:
@@ -80,7 +93,7 @@ def adopt(own: Manifest, found: Found, digest: str, image: Path) -> Manifest:
 # Files
 
 
-def _from_file(task: Task) -> Unpacked:
+def _from_file(task: Task) -> str:
     extent = container.whole_file(Path(task.ref.location))
     with console.progress(task.name, extent.size) as bar:
         return unpack(task, _shown(extent.chunks(0, task.cancel), bar), task.ref.digest)
@@ -125,7 +138,7 @@ def _cached(ref: Bundle, cache: Cache) -> Path | None:
     return path if path is not None and lease.use(path) is not None else None
 
 
-def _from_url(task: Task) -> Unpacked:
+def _from_url(task: Task) -> str:
     task.cache.prepare()
     with web.opened(task.ref.location, task.wants.settings, task.cancel) as transport:
         transfer = _Transfer(task, transport)
@@ -142,7 +155,7 @@ def _from_url(task: Task) -> Unpacked:
             return found or _download(task, transfer, part)
 
 
-def _from_cache(task: Task) -> Unpacked | None:
+def _from_cache(task: Task) -> str | None:
     """Unpack a bundle from the cache if it is there; a damaged one is removed."""
     path = _cached(task.ref, task.cache)
     if path is None:
@@ -159,7 +172,7 @@ def _from_cache(task: Task) -> Unpacked | None:
         return None
 
 
-def _download(task: Task, transfer: _Transfer, part: Path) -> Unpacked:
+def _download(task: Task, transfer: _Transfer, part: Path) -> str:
     """Unpack what an earlier run left in the partial file and what is missing of it."""
     if task.ref.digest is None:
         os.truncate(part, 0)  # nobody can tell whether those bytes are of the same bundle
@@ -182,7 +195,7 @@ class _Transfer:
         self._validator: tuple[str | None, str | None] | None = None
         self.is_pieced = False
 
-    def unpacked(self, part: Path, *, ranged: bool = True) -> Unpacked:
+    def unpacked(self, part: Path, *, ranged: bool = True) -> str:
         """Unpack what a partial file holds and the rest from the URL, and keep the whole in the cache.
 
         Not `ranged`, the server is not asked for parts, which some garble. Raises digest.Mismatch, and throws the
@@ -210,8 +223,8 @@ class _Transfer:
             self._validator = validator
             yield response
 
-    def _keep(self, part: Path, found: Unpacked) -> None:
-        target = _path(found.digest, self._task.cache)
+    def _keep(self, part: Path, digest: str) -> None:
+        target = _path(digest, self._task.cache)
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.is_file():
             files.discard(target)  # something else that came to stand there
@@ -221,7 +234,7 @@ class _Transfer:
             memory = _memory(self._task.ref, self._task.cache)
             memory.parent.mkdir(parents=True, exist_ok=True)
             etag = self._validator[0] if self._validator else None
-            record = _Remembered(self._task.ref.location, found.digest, etag)
+            record = _Remembered(self._task.ref.location, digest, etag)
             files.write_text(memory, msgspec.json.encode(record).decode() + "\n", force=True)
 
     def is_unchanged(self) -> bool:

@@ -1,12 +1,13 @@
-"""A bundle on its way through decompression and its archive into an image file, checked to the last byte."""
+"""A bundle on its way through decompression and its archive into files, checked to the last byte."""
 
 from __future__ import annotations
 
 import contextlib
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 from banger_tools import errors, identify, manifest, sizes
 from banger_tools.catalog import archive
@@ -23,14 +24,27 @@ from banger_tools.oci.reference import Bundle
 _MAGIC = 4  # bytes that tell a zstd stream
 
 
+class Content(Protocol):
+    """What a bundle is unpacked into: `begin` gives where its members go, anew for each attempt.
+
+    `check` raises BadInput for what is wrong with them when all bytes are right; `hint` says how a bundle is made.
+    """
+
+    hint: str
+
+    def begin(self) -> AbstractContextManager[archive.Contents]: ...
+
+    def check(self, what: str) -> None: ...
+
+
 class Task(NamedTuple):
-    """What is to be fetched, its compressed bytes if they are known, and the file that its image goes to."""
+    """What is to be fetched, its compressed bytes if they are known, and what it is unpacked into."""
 
     ref: Bundle
     size: int | None
     cache: Cache
     wants: Wants
-    image: Path
+    content: Content
     cancel: Cancel
 
     @property
@@ -44,21 +58,14 @@ class Task(NamedTuple):
         return self.ref.location.rpartition("/")[2]
 
 
-class Unpacked(NamedTuple):
-    """A bundle whose image is laid out: its own manifest, and its digest."""
-
-    manifest: Manifest
-    digest: str
-
-
-def unpack(task: Task, chunks: Iterable[bytes], digest: str | None, size: int | None = None) -> Unpacked:
-    """Lay a bundle's image out, checking the compressed bytes and what is in them.
+def unpack(task: Task, chunks: Iterable[bytes], digest: str | None, size: int | None = None) -> str:
+    """Unpack a bundle, checking the compressed bytes and what is in them; return their digest.
 
     Raises digest.Mismatch if they are not what they must be, BadInput for everything else that is wrong with them:
     if there is a digest only after it proved right, since otherwise the bytes and not the bundle are wrong.
     """
     try:
-        with open(task.image, "wb") as file, _Stream(file, task) as stream:
+        with task.content.begin() as contents, _Stream(contents, task) as stream:
             hasher = digests.hasher(digest)
             for chunk in chunks:
                 task.cancel.check()
@@ -71,22 +78,23 @@ def unpack(task: Task, chunks: Iterable[bytes], digest: str | None, size: int | 
                 raise digests.Mismatch(f"{task.what} must have {size} bytes, and has {stream.taken}")
             if digest not in (None, found):
                 raise digests.Mismatch(f"{task.what}: the digest must be {digest}, and is {found}")
-            text = stream.finish()
+            stream.finish()
     except OSError as error:
-        raise errors.os_error(error, f"cannot write the image of {task.what}") from error
-    own = manifest.loads(text, f"the '{archive.MANIFEST}' of {task.what}")
-    _describe_image(own, task)
-    return Unpacked(own, found)
+        raise errors.os_error(error, f"cannot unpack {task.what}") from error
+    task.content.check(task.what)
+    return found
 
 
 class _Stream:
     """A bundle's bytes on their way through decompression into its archive; remembers what was wrong with them."""
 
-    def __init__(self, file: IO[bytes], task: Task) -> None:
+    def __init__(self, contents: archive.Contents, task: Task) -> None:
         self.taken = 0
         self._limit = task.wants.limits.image
         self._what = task.what
-        self._archive = archive.Archive(file, self._limit, task.what)
+        self._hint = task.content.hint
+        self._contents = contents
+        self._archive = archive.Archive(contents)
         self._head = b""
         self._decompressor: compression.Decompressor | None = None
         self._wrong: errors.BadInput | None = None
@@ -116,7 +124,7 @@ class _Stream:
         try:
             yield
         except compression.Corrupt as error:
-            self._wrong = errors.BadInput(f"{self._what}: {error.message}", archive.HINT)
+            self._wrong = errors.BadInput(f"{self._what}: {error.message}", self._hint)
         except errors.BadInput as error:
             self._wrong = error
 
@@ -137,7 +145,7 @@ class _Stream:
         Raises BadInput for a bomb. Zeros cost no disk and do not count: images are full of them.
         """
         self._behind.put(self._archive.write, data)
-        written = self._archive.written
+        written = self._contents.written
         if written > limits.RATIO_FROM and written > limits.RATIO * self.taken:
             raise errors.BadInput(f"{self._what} is a bomb: {self.taken} bytes grow to more than {written}")
 
@@ -146,11 +154,8 @@ class _Stream:
         if self._wrong is not None:
             raise self._wrong
 
-    def finish(self) -> bytes:
-        """Return the manifest.json when all bytes were taken.
-
-        Raises BadInput for what was wrong with them, or if their end is missing.
-        """
+    def finish(self) -> None:
+        """Raise BadInput for what was wrong with the bytes that were taken, or if their end is missing."""
         with self._noted():
             if self._decompressor is None:
                 raise compression.Corrupt("it is empty")
@@ -158,21 +163,45 @@ class _Stream:
             self._behind.settle()
             self._archive.finish()
         self.check()
-        assert self._archive.manifest is not None
-        return self._archive.manifest
 
 
-def _describe_image(own: Manifest, task: Task) -> None:
+class Image:
+    """An image file that a bundle is unpacked into; `manifest` is its own, once it is checked."""
+
+    hint = archive.HINT
+
+    def __init__(self, path: Path, limit: int, what: str) -> None:
+        self._path = path
+        self._limit = limit
+        self._what = what
+        self._text = b""
+        self.manifest = Manifest()
+
+    @contextlib.contextmanager
+    def begin(self) -> Iterator[archive.ImageFiles]:
+        """Begin the image file anew."""
+        with open(self._path, "wb") as file:
+            contents = archive.ImageFiles(file, self._limit, self._what)
+            yield contents
+            self._text = contents.manifest
+
+    def check(self, what: str) -> None:
+        """Read the manifest, and look at the image; raises BadInput."""
+        self.manifest = manifest.loads(self._text, f"the '{archive.MANIFEST}' of {what}")
+        _describe_image(self.manifest, self._path, what)
+
+
+def _describe_image(own: Manifest, image: Path, what: str) -> None:
     """Check that a bundle's image is a clean ext4 filesystem of the stated size, and set what the manifest says of it.
 
     Raises BadInput.
     """
     stated = own.get("rootfs", manifest.Rootfs)
-    size = task.image.stat().st_size
+    size = image.stat().st_size
     if stated.size != size:
-        raise errors.BadInput(f"{task.what}: its image has {size} bytes, and its manifest says {stated.size}")
+        raise errors.BadInput(f"{what}: its image has {size} bytes, and its manifest says {stated.size}")
     try:
-        with opened(task.image) as found:
+        with opened(image) as found:
             free = found.superblock.s_free_blocks_count * found.geometry.block_size
             true = {
                 "uuid": str(uuid.UUID(bytes=found.superblock.s_uuid)),
@@ -181,6 +210,6 @@ def _describe_image(own: Manifest, task: Task) -> None:
                 "free_inodes": found.superblock.s_free_inodes_count,
             }
     except errors.BadInput as error:
-        message = error.message.replace(f"'{task.image}'", f"'{archive.ROOTFS}'")
-        raise errors.BadInput(f"{task.what}: {message}") from error
+        message = error.message.replace(f"'{image}'", f"'{archive.ROOTFS}'")
+        raise errors.BadInput(f"{what}: {message}") from error
     own.raw["rootfs"] = {**own.raw["rootfs"], **true}
