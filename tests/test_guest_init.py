@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from banger_tools.agent import transport
 from banger_tools.agent.client import Agent
-from tests import guest_lab, machines, support
+from tests import guest_lab, namespaced, support
+from tests.namespaced import machine, run
 
 pytestmark = pytest.mark.root
 
@@ -24,61 +22,7 @@ pytestmark = pytest.mark.root
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A root of one static busybox, without /etc, /proc, /dev, /run and /tmp."""
-    folder = machines.busybox_root(tmp_path / "root")
-    shutil.copy(guest_lab.program(), folder / "init-of-ours")
-    return folder
-
-
-class Machine:
-    """The program as process 1 of a folder; its console is a pipe."""
-
-    def __init__(self, root: Path, **config: object) -> None:
-        support.need("unshare")
-        (root / "guest.json").write_text(json.dumps({"schema": "banger-guest/1", **config}))
-        namespaces = ["--pid", "--mount", "--uts", "--net", "--ipc", "--fork", "--kill-child"]
-        self.process = subprocess.Popen(
-            ["unshare", *namespaces, "--root", str(root), "/init-of-ours"],
-            env={"PATH": os.environ["PATH"], "BANGER_CONFIG": "/guest.json"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-
-    def pid(self) -> int:
-        """Return the host's number of process 1."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        assert guest_lab.until(lambda: children.read_text().strip())
-        return int(children.read_text().split()[0])
-
-    def end(self) -> str:
-        """Wait for the machine to end and return all that its console said."""
-        output, _ = self.process.communicate(timeout=guest_lab.SECONDS)
-        return output.decode()
-
-    def line(self, mark: str) -> str:
-        """Return the next line of the console that holds a mark."""
-        assert self.process.stdout
-        for line in self.process.stdout:
-            if mark in line.decode():
-                return line.decode()
-        raise AssertionError(f"the console never said {mark!r}")
-
-
-@contextlib.contextmanager
-def machine(root: Path, **config: object) -> Iterator[Machine]:
-    """Start a machine and make sure that it is gone afterwards."""
-    made = Machine(root, **config)
-    try:
-        yield made
-    finally:
-        made.process.kill()
-        made.process.communicate()
-
-
-def run(root: Path, script: str, **config: object) -> str:
-    """Run a script as the image's command and return what the console said."""
-    with machine(root, run=True, argv=["/bin/sh", "-c", script], **config) as made:
-        return made.end()
+    return namespaced.make_root(tmp_path / "root")
 
 
 def test_console_is_the_pipe_in_this_laboratory(root: Path) -> None:
@@ -132,28 +76,6 @@ def test_environment_user_and_folder_are_the_image_s(root: Path) -> None:
 )
 def test_image_without_passwd_runs_as_the_number_asked_for(root: Path, user: str, expected: str) -> None:
     assert expected in run(root, "id", user=user)
-
-
-def test_hostname_hosts_and_resolver_are_written_where_they_are_missing(root: Path) -> None:
-    network = {"dns": ["10.9.8.7", "10.9.8.6"]}
-    said = run(root, "hostname; cat /etc/hosts /etc/resolv.conf /etc/hostname", hostname="web", network=network)
-    assert said.startswith("web\n127.0.0.1 localhost\n")
-    assert "127.0.1.1 web\nnameserver 10.9.8.7\nnameserver 10.9.8.6\nweb\n" in said
-
-
-def test_hosts_and_resolver_that_the_image_has_are_kept(root: Path) -> None:
-    (root / "etc").mkdir()
-    (root / "etc" / "hosts").write_text("1.2.3.4 mine\n")
-    (root / "etc" / "resolv.conf").write_text("nameserver 1.2.3.4\n")
-    assert "1.2.3.4 mine\nnameserver 1.2.3.4\n" in run(
-        root, "cat /etc/hosts /etc/resolv.conf", network={"dns": ["10.9.8.7"]}
-    )
-
-
-def test_resolver_that_is_a_dangling_link_is_replaced(root: Path) -> None:
-    (root / "etc").mkdir()
-    (root / "etc" / "resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
-    assert "nameserver 10.9.8.7" in run(root, "cat /etc/resolv.conf", network={"dns": ["10.9.8.7"]})
 
 
 def test_keys_are_added_once_with_what_strict_sshd_wants(root: Path) -> None:
@@ -222,7 +144,7 @@ def first_boot_script(root: Path, script: str) -> None:
 
 
 def test_own_init_of_the_image_finds_the_host_keys_made(root: Path) -> None:
-    first_boot_script(root, 'case $1 in --keys) sleep 1; echo made >/keys;; --boot) echo done >/booted;; esac')
+    first_boot_script(root, "case $1 in --keys) sleep 1; echo made >/keys;; --boot) echo done >/booted;; esac")
     (root / "sbin").mkdir()
     init = root / "sbin" / "init"
     init.write_text("#!/bin/sh\ncat /keys; echo pid $$\nuntil [ -e /booted ]; do sleep 0.1; done\n")

@@ -24,7 +24,7 @@ def network(folder: Path, tool: str, *, has_address: bool) -> tuple[list[str], s
             f'#!/bin/sh\necho {name} "$@" >>"{folder}/calls"\ncase "$*" in *addr\\ show*|eth0) echo "{shown}";; esac\n'
         )
         (folder / "bin" / name).chmod(0o755)
-    for name in ("sleep", "grep", "rm", "sh", "cat"):
+    for name in ("sleep", "grep", "rm", "sh", "cat", "readlink"):
         (folder / "bin" / name).symlink_to(f"/bin/{name}")
     settings = "BANGER_ADDRESS='10.0.2.15/20'\nBANGER_GATEWAY='10.0.2.2'\nBANGER_DNS='10.0.2.3 9.9.9.9'\n"
     (folder / "network.env").write_text(settings.replace("/20", "/24") if tool == "ip" else settings)
@@ -39,6 +39,20 @@ def test_network_is_set_with_ip_where_there_is_one(tmp_path: Path) -> None:
     assert "ip addr add 10.0.2.15/24 dev eth0" in calls
     assert "ip route add default via 10.0.2.2 dev eth0" in calls
     assert resolver == "nameserver 10.0.2.3\nnameserver 9.9.9.9\n"
+
+
+def test_resolver_of_the_image_gives_way_to_the_host_s(tmp_path: Path) -> None:
+    (tmp_path / "resolv.conf").write_text("nameserver 192.0.2.1\nsearch build.example\n")
+    assert network(tmp_path, "ip", has_address=True)[1] == "nameserver 10.0.2.3\nnameserver 9.9.9.9\n"
+
+
+def test_link_to_resolved_that_init_left_stays(tmp_path: Path) -> None:
+    stub = tmp_path / "run" / "systemd" / "resolve" / "stub-resolv.conf"
+    stub.parent.mkdir(parents=True)
+    stub.write_text("nameserver 127.0.0.53\n")
+    (tmp_path / "resolv.conf").symlink_to(stub)
+    assert network(tmp_path, "ip", has_address=True)[1] == "nameserver 127.0.0.53\n"
+    assert (tmp_path / "resolv.conf").is_symlink()
 
 
 def test_network_that_is_set_already_is_left_alone(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define RESOLVER "/run/banger/resolv.conf"
 #define FILE_LIMIT 65536
 #define GIT_FILE "/root/.gitconfig"
 #define GIT_OURS "/root/.gitconfig-banger"
@@ -48,48 +47,6 @@ static void set_hostname(const struct config *config)
 		say_errno("cannot set the host name '%s'", name);
 	if (config->hostname[0])
 		keep_hostname(name);
-}
-
-static void write_hosts(const struct config *config)
-{
-	char storage[512];
-	struct text hosts = TEXT_IN(storage);
-
-	if (access("/etc/hosts", F_OK) == 0)
-		return;
-	mkdir("/etc", 0755);
-	text_put(&hosts, "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
-	if (config->hostname[0])
-		text_format(&hosts, "127.0.1.1 %s\n", config->hostname);
-	if (file_write("/etc/hosts", storage, hosts.length, 0644) < 0)
-		say_errno("cannot write '/etc/hosts'");
-}
-
-/* Missing, empty, or a link to nowhere (systemd's stub that does not run): then it is ours to fill. */
-static bool resolver_is_unset(void)
-{
-	struct stat status;
-
-	return stat("/etc/resolv.conf", &status) < 0 || status.st_size == 0;
-}
-
-static void write_resolver(const struct config *config)
-{
-	char storage[512];
-	struct text lines = TEXT_IN(storage);
-
-	for (size_t i = 0; i < config->dns_count; i++)
-		text_format(&lines, "nameserver %s\n", config->dns[i]);
-	if (config->dns_count == 0)
-		return;
-	if (file_write(RESOLVER, storage, lines.length, 0644) < 0)
-		say_errno("cannot write '" RESOLVER "'");
-	if (!resolver_is_unset())
-		return;
-	mkdir("/etc", 0755);
-	unlink("/etc/resolv.conf");
-	if (file_write("/etc/resolv.conf", storage, lines.length, 0644) < 0)
-		say_errno("cannot write '/etc/resolv.conf'");
 }
 
 static bool has_line(const char *text, const char *line)
@@ -228,8 +185,6 @@ void identity_apply(const struct config *config)
 {
 	set_clock(config->time);
 	set_hostname(config);
-	write_hosts(config);
-	write_resolver(config);
 	add_keys(config->ssh_keys);
 	set_git_identity(config);
 }

@@ -137,6 +137,7 @@ static void start_userland(const struct config *config)
 
 	mount_late(!systemd);
 	identity_apply(config);
+	lookup_apply(config, systemd);
 	network_start(config);
 	if (!systemd || access(AGENT_UNIT, F_OK) < 0)
 		agent_keep();

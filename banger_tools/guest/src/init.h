@@ -4,8 +4,11 @@
 
 #include "config.h"
 
-/* Host name, /etc/hosts, resolver, ssh keys, git identity, clock. */
+/* Host name, ssh keys, git identity, clock. */
 void identity_apply(const struct config *config);
+
+/* /etc/hosts and the resolver; `systemd` says that the image's own init is that. */
+void lookup_apply(const struct config *config, bool systemd);
 
 /*
  * What units do under systemd, where there is none: the host keys of sshd before anything can start it, then in the
