@@ -67,7 +67,7 @@ def test_environment_user_and_folder_are_the_image_s(root: Path) -> None:
     (root / "etc" / "passwd").write_text("root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\n")
     (root / "etc" / "group").write_text("app:x:1001:\nextra:x:2002:other,app\nnot:x:2003:apple\n")
     said = run(root, "id; pwd; echo $COLOUR $HOME", user="app", cwd="/made/for/it", env=["COLOUR=blue"])
-    assert "uid=1000(app) gid=1001(app) groups=2002(extra)" in said
+    assert "uid=1000(app) gid=1001(app) groups=1001(app),2002(extra)" in said
     assert "/made/for/it\nblue /home/app\n" in said
 
 
@@ -162,6 +162,39 @@ def test_machine_without_an_init_runs_its_services_and_one_with_a_command_only_t
     assert "called" not in run(root, "sleep 1")
 
 
+PASSWD = "root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\n2000:x:7:7::/odd:/bin/sh\n"
+GROUP = "app:x:1001:\nextra:x:2002:app\n3000:x:8:\n"
+
+
+@pytest.mark.parametrize(
+    ("user", "expected"),
+    [
+        ("app:extra", "uid=1000(app) gid=2002(extra) groups=2002(extra)"),
+        ("app:9", "uid=1000(app) gid=9 groups=9"),
+        ("1000", "uid=1000(app) gid=1001(app) groups=1001(app),2002(extra)"),
+        ("1000:extra", "uid=1000(app) gid=2002(extra) groups=2002(extra)"),
+        ("2000:3000", "uid=2000 gid=3000 groups=3000"),  # a number is never a name
+    ],
+)
+def test_user_and_group_are_read_as_container_runtimes_read_them(root: Path, user: str, expected: str) -> None:
+    (root / "etc").mkdir()
+    (root / "etc" / "passwd").write_text(PASSWD)
+    (root / "etc" / "group").write_text(GROUP)
+    assert f"{expected}\n" in run(root, "id", user=user)
+
+
+def test_user_may_work_in_a_folder_that_only_root_may_enter(root: Path) -> None:
+    assert "/root\n" in run(root, "pwd", user="7", cwd="/root")
+
+
+def test_command_has_an_environment_and_no_input_as_in_a_container(root: Path) -> None:
+    said = run(root, "cat && env", hostname="web", env=["TERM=dumb"])
+    path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    lines = said.splitlines()
+    assert {path, "HOME=/", "HOSTNAME=web", "TERM=dumb"} <= set(lines)
+    assert not [line for line in lines if line.startswith("BANGER")]
+
+
 def add_card(ip: list[str]) -> None:
     """Make a network interface of whichever kind this kernel has."""
     kinds = (["link", "add", "eth0", "type", "dummy"], ["tuntap", "add", "eth0", "mode", "tap"])
@@ -216,6 +249,14 @@ def test_signals_to_process_one_reach_the_command(root: Path, name: str) -> None
     assert f"got {name}" in said and "command ended with status 7" in said
 
 
+@pytest.mark.slow
+def test_command_that_does_not_heed_the_end_is_killed_and_reported(root: Path) -> None:
+    with machine(root, run=True, argv=["/bin/sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1; done"]) as made:
+        made.line("ready")
+        os.kill(made.pid(), signal.SIGTERM)
+        assert "command ended with status 137 (signal 9)" in made.end()
+
+
 def test_machine_without_a_command_ends_on_a_signal_at_once(root: Path) -> None:
     with machine(root, init="banger") as made:
         pid = made.pid()
@@ -233,6 +274,28 @@ def test_own_init_of_the_image_gets_process_one(root: Path) -> None:
     (root / "sbin" / "init").chmod(0o755)
     with machine(root) as made:
         assert made.line("own init") == "own init is 1\n"
+
+
+def test_command_that_is_to_run_comes_before_an_init_that_is_only_there(root: Path) -> None:
+    namespaced.program(root, "/sbin/init", "#!/bin/sh\necho own init is $$\nexec /bin/busybox sleep 60\n")
+    assert "command ended with status 3\n" in run(root, "exit 3")
+
+
+def test_command_that_is_the_image_s_own_init_gets_process_one(root: Path) -> None:
+    namespaced.program(root, "/usr/sbin/init", "#!/bin/sh\necho own init is $$\nexec /bin/busybox sleep 60\n")
+    (root / "sbin").symlink_to("usr/sbin")
+    with machine(root, run=True, argv=["/usr/sbin/init"]) as made:
+        assert made.line("own init") == "own init is 1\n"
+
+
+def test_init_that_does_not_start_leaves_the_agent(root: Path) -> None:
+    namespaced.program(root, "/lib/systemd/systemd", "#!/no/such/loader\n")
+    unit = root / "etc" / "systemd" / "system" / "banger-vsock-agent.service"
+    unit.parent.mkdir(parents=True)
+    unit.touch()
+    with machine(root) as made:
+        assert "cannot execute '/lib/systemd/systemd'" in made.line("cannot execute")
+        assert guest_lab.until(lambda: len(agents(made.pid())) == 1)
 
 
 def test_init_that_is_a_dangling_link_or_not_executable_is_none(root: Path) -> None:

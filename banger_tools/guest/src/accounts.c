@@ -75,8 +75,8 @@ static bool scan_table(const char *path, size_t fields, bool (*visit)(char **, v
 }
 
 struct user_query {
-	const char *name; /* or a number */
-	bool numeric;
+	const char *name;
+	bool numeric; /* then it is never a name, as in container runtimes */
 	uint32_t uid;
 	struct account *account;
 };
@@ -88,7 +88,7 @@ static bool visit_user(char **fields, void *context)
 
 	if (!parse_id(fields[2], &uid) || !parse_id(fields[3], &gid))
 		return false;
-	if (strcmp(fields[0], query->name) != 0 && !(query->numeric && uid == query->uid))
+	if (query->numeric ? uid != query->uid : strcmp(fields[0], query->name) != 0)
 		return false;
 	query->account->uid = uid;
 	query->account->gid = gid;
@@ -147,10 +147,17 @@ static bool find_group(const char *name, struct account *account)
 {
 	struct group_query query = { .name = name };
 
-	if (!scan_table("/etc/group", GROUP_FIELDS, visit_group, &query) && !parse_id(name, &query.gid))
+	if (!parse_id(name, &query.gid) && !scan_table("/etc/group", GROUP_FIELDS, visit_group, &query))
 		return false;
 	account->gid = query.gid;
 	return true;
+}
+
+/* Login and container runtimes list the first group among the others, too: a set-gid program must not lose it. */
+static void add_own_group(struct account *account)
+{
+	if (account->group_count < GROUPS_LIMIT)
+		account->groups[account->group_count++] = account->gid;
 }
 
 bool account_find(const char *spec, struct account *account, char *why, size_t why_size)
@@ -171,12 +178,13 @@ bool account_find(const char *spec, struct account *account, char *why, size_t w
 		return false;
 	}
 	if (group && group[1]) { /* a group that was asked for takes the place of the memberships */
-		if (find_group(group + 1, account))
-			return true;
-		snprintf(why, why_size, "no group '%s' in the image's /etc/group", group + 1);
-		return false;
-	}
-	if (account->name[0])
+		if (!find_group(group + 1, account)) {
+			snprintf(why, why_size, "no group '%s' in the image's /etc/group", group + 1);
+			return false;
+		}
+	} else if (account->name[0]) {
 		scan_table("/etc/group", GROUP_FIELDS, visit_membership, account);
+	}
+	add_own_group(account);
 	return true;
 }

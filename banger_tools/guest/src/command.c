@@ -133,6 +133,7 @@ _Noreturn void command_become(const struct command *command)
 	struct account account;
 	char why[256];
 	const char *cwd = command->cwd && command->cwd[0] ? command->cwd : "/";
+	bool inside;
 
 	console_name(AGENT_NAME);
 	if (!command->argv || !command->argv[0] || !command->argv[0][0])
@@ -145,8 +146,9 @@ _Noreturn void command_become(const struct command *command)
 	umask(022);
 	if (account.uid != 0)
 		give_streams(account.uid);
+	inside = chdir(cwd) == 0; /* before it is the user's own right to: a WORKDIR may be closed to the USER */
 	become_user(command->user ? command->user : "", &account);
-	if (chdir(cwd) < 0) /* as the user: a folder that only root may enter stays closed */
+	if (!inside && chdir(cwd) < 0)
 		refuse(STATUS_NOT_STARTED, "enter folder", cwd, strerror(errno));
 	execute(command->argv);
 }

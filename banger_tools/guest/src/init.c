@@ -115,6 +115,29 @@ static bool is_systemd(const char *init)
 	return realpath(init, path) && strcmp(basename(path), "systemd") == 0;
 }
 
+static bool is_init(const char *program, const char *init)
+{
+	char wanted[PATH_MAX], found[PATH_MAX], name[PATH_MAX];
+
+	if (!realpath(program, wanted) || !realpath(init, found) || strcmp(wanted, found) != 0)
+		return false;
+	snprintf(name, sizeof name, "%s", program);
+	return is_systemd(init) || strcmp(basename(name), "init") == 0; /* and not another name of a busybox */
+}
+
+/*
+ * What becomes process 1. A command that is to run is the machine's purpose, also where the image has an init: many
+ * small images have a busybox link of that name, which nobody set up. Only if the command is that init, it is it.
+ */
+static const char *choose_init(const struct config *config)
+{
+	const char *init = config->init == INIT_BANGER ? NULL : image_init();
+
+	if (!init || !config->run || config->init == INIT_IMAGE)
+		return init;
+	return config->argv && config->argv[0] && is_init(config->argv[0], init) ? init : NULL;
+}
+
 static void become(const char *init, const struct config *config)
 {
 	char *argv[] = { (char *)init, NULL };
@@ -132,14 +155,15 @@ static void become(const char *init, const struct config *config)
 
 static void start_userland(const struct config *config)
 {
-	const char *init = config->init == INIT_BANGER ? NULL : image_init();
+	const char *init = choose_init(config);
 	bool systemd = init && is_systemd(init);
+	bool has_unit = systemd && access(AGENT_UNIT, F_OK) == 0;
 
 	mount_late(!systemd);
 	identity_apply(config);
 	lookup_apply(config, systemd);
 	network_start(config);
-	if (!systemd || access(AGENT_UNIT, F_OK) < 0)
+	if (!has_unit)
 		agent_keep();
 	if (!systemd && (init || !config->run)) /* a command that is the machine's purpose runs alone, as in a container */
 		services_start();
@@ -147,6 +171,8 @@ static void start_userland(const struct config *config)
 		become(init, config);
 	else if (config->init == INIT_IMAGE)
 		fail(config, "the image has no init");
+	if (init && has_unit)
+		agent_keep(); /* its unit will never be read */
 }
 
 int init_main(void)

@@ -6,6 +6,7 @@
 #include "power.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +16,7 @@
 #include <unistd.h>
 
 #define STOP_GRACE_MS 10000 /* what a command gets between TERM and KILL, as container runtimes do */
+#define KILL_WAIT_MS 2000
 #define RESTART_PAUSE_MS 1000
 
 static const int forwarded[] = { SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGTERM, SIGWINCH, SIGPWR };
@@ -45,17 +47,31 @@ void agent_keep(void)
 	}
 }
 
+/* Nobody types on the console: what reads its input is to see the end of it. */
+static void read_nothing(void)
+{
+	int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+
+	if (fd > 0)
+		dup2(fd, STDIN_FILENO);
+}
+
 static pid_t start_command(const struct config *config)
 {
+	static char hostname[80] = "HOSTNAME=";
+	char *defaults[] = { hostname, NULL };
 	struct command command = {
-		.argv = config->argv, .env = config->env, .user = config->user, .cwd = config->cwd,
+		.argv = config->argv, .env = config->env, .defaults = defaults, .user = config->user, .cwd = config->cwd,
 	};
 	pid_t pid;
+
+	gethostname(hostname + strlen("HOSTNAME="), sizeof hostname - sizeof "HOSTNAME=");
 
 	make_folders(config->cwd, 0755); /* runtimes make a WorkingDir that the image lacks */
 	pid = fork();
 	if (pid == 0) {
 		setsid();
+		read_nothing();
 		command_become(&command);
 	}
 	if (pid < 0)
@@ -111,18 +127,24 @@ static int next_signal(const sigset_t *wanted, int64_t deadline)
 static void watch_command(pid_t command, const sigset_t *wanted)
 {
 	int64_t deadline = 0;
+	bool killed = false;
 
 	for (;;) {
 		int number = next_signal(wanted, deadline);
 
-		if (number < 0)
-			return; /* it outlived its grace */
+		if (number < 0) { /* it outlived its grace */
+			if (killed)
+				return; /* it hangs in the kernel */
+			number = SIGKILL;
+			killed = true;
+			deadline = now_ms() + KILL_WAIT_MS;
+		}
 		if (number == SIGCHLD) {
 			if (reap(command))
 				return;
 			continue;
 		}
-		if (number == SIGTERM || number == SIGPWR)
+		if (!deadline && (number == SIGTERM || number == SIGPWR))
 			deadline = now_ms() + STOP_GRACE_MS;
 		kill(-command, number == SIGPWR ? SIGTERM : number);
 	}
