@@ -23,9 +23,10 @@ Options:
   --git-identity=WHO       Who root's commits are by: 'Name <mail>', or host for what this host's git says.
   --read-only              Keep the root disk as it is; changes live in memory.
   --run                    Run the image's own command, and power off when it ends.
-  --kernel-ref=REF         Kernel: one of the store by name, or apt:PACKAGE.
+  --kernel-ref=REF         Kernel: its name in the store or in a catalog, apt:PACKAGE, or the URL of a bundle.
   --kernel=FILE            Kernel file, in place of the image's.
   --initrd=FILE            Initrd for --kernel.
+  --modules=DIR            Modules for --kernel: an initrd is made of those that it needs.
   --append=WORDS           More words for the kernel's command line.
   --wait=WHAT              Return when the agent answers, or at once: agent or none [default: agent].
   --timeout=SECONDS        How long to wait for the agent, or for a VM to stop [default: 120].
@@ -108,6 +109,8 @@ _SHAPING = (
     "--git-identity",
     "--kernel-ref",
     "--kernel",
+    "--initrd",
+    "--modules",
     "--append",
 )
 
@@ -133,6 +136,7 @@ class Options(NamedTuple):
     kernel_ref: str | None
     kernel: Path | None
     initrd: Path | None
+    modules: Path | None
     append: str
     wait: bool
     timeout: float
@@ -168,6 +172,7 @@ class Options(NamedTuple):
             arguments["--kernel-ref"],
             _checked(arguments["--kernel"], _existing),
             _checked(arguments["--initrd"], _existing),
+            _checked(arguments["--modules"], Path),
             arguments["--append"] or "",
             _one_of("--wait", arguments["--wait"], ("agent", "none")) == "agent",
             parse_timeout(arguments["--timeout"]),
@@ -214,8 +219,9 @@ def _refuse_together(arguments: dict[str, Any]) -> None:
     ):
         if arguments[one] and arguments[other]:
             raise errors.BadUsage(f"{one} and {other} exclude each other")
-    if arguments["--initrd"] and not arguments["--kernel"]:
-        raise errors.BadUsage("--initrd goes with --kernel only")
+    for option in ("--initrd", "--modules"):
+        if arguments[option] and not arguments["--kernel"]:
+            raise errors.BadUsage(f"{option} goes with --kernel only")
     if arguments["--publish"] and arguments["--net"] == "none":
         raise errors.BadUsage("--publish needs a network, and --net is none")
     if arguments["--user"] or arguments["--cwd"]:
@@ -295,6 +301,9 @@ def choose_boot(image: Manifest, options: Options) -> Boot:
     from banger_tools.store import kernels
     from banger_tools.vmm import spec as specs
 
+    if options.kernel and options.modules:
+        made = kernels.of_files(options.kernel, options.initrd, options.modules)
+        return specs.Boot(made.kernel, made.vmlinuz, made.initrd, options.append)
     if options.kernel:
         return specs.Boot(str(options.kernel), None, str(options.initrd) if options.initrd else None, options.append)
     own = image.get("published", Published).kernel
@@ -304,7 +313,7 @@ def choose_boot(image: Manifest, options: Options) -> Boot:
         raise errors.BadInput(f"the kernel '{own.name}' is for {own.architecture}, the image for {image.architecture}")
     for path in (own.kernel, own.vmlinuz, own.initrd):
         _checked(path, _existing)
-    return specs.Boot(own.kernel, own.vmlinuz, own.initrd, options.append)
+    return specs.Boot(own.kernel, own.vmlinuz, own.initrd, options.append, own.name)
 
 
 def boot(image: Manifest, options: Options) -> Manifest:

@@ -1,11 +1,11 @@
-"""bg-fetch: bring the layers of an image to this machine, verified and decompressed
+"""bg-fetch: bring the layers of an image, or a kernel, to this machine, verified and decompressed
 
 Usage:
   bg-fetch [options] REF
 
 Arguments:
   REF  What to fetch: an image by its name in a catalog, in a registry, in a file or folder, a suite of Debian packages,
-       or a bundle.
+       a bundle, or a kernel.
 
 Options:
   --platform=PLATFORM   Choose os/arch[/variant] of an image that has several; default: this machine's.
@@ -24,6 +24,8 @@ Options:
   --creds-stdin         Read USER:PASSWORD from the first line of stdin.
   --max-layer=SIZE      Refuse a layer whose tar is larger [default: 64G].
   --max-image=SIZE      Refuse an image whose tars are larger together [default: 256G].
+  --initrd=FILE         The initrd of a kernel that is a file.
+  --modules=DIR         The modules of a kernel that is a file: lib/modules/VERSION, or a folder that holds it.
   @stage
   @talk
 
@@ -45,6 +47,7 @@ Description:
     bundle:FILE                    a bundle; see below
     https://URL.tar.zst[#DIGEST]   a bundle behind a URL; write the digest if you know it
     apt:SUITE[?QUERY]              Debian packages, by this host's own apt sources, made into one layer by mmdebstrap
+    kernel:KERNEL                  a kernel; see below
 
   A NAME stands for the first entry of that name in the catalogs of config.toml and in the one that comes with banger
   that this host can use; which one that is goes to stderr. A name that no catalog has is a repository's, as are all
@@ -58,6 +61,12 @@ Description:
   QUERY of apt: is include=A,B (packages to add), packages=A,B (in place of the default ones: systemd, udev, dbus,
   iproute2, openssh-server) and variant=NAME of mmdebstrap, joined by &. It works for root and for ordinary users,
   and gives the same bytes for both.
+
+  KERNEL is a NAME of a catalog, apt:PACKAGE (a kernel package of this host's own package manager; a meta package is
+  followed to the real one), the URL or the path of a kernel's bundle (a tar.zst of vmlinux, and perhaps initrd.img,
+  modules/ and config), or a path with a slash in it: of a kernel file, or of a folder with what a build leaves. It is
+  put together in the cache, with an initrd of the modules that a boot needs, and the manifest has a `kernel` section
+  with verified files, to be read by bg-publish --kernel.
 
   In a folder an ordinary user's own files count as root's, as they do in a namespace of that user; other owners are
   kept. Sockets and what is mounted in it are left out, and files that change meanwhile are an error.
@@ -89,6 +98,7 @@ Examples:
   docker export web | bg-fetch rootfs:-
   bg-fetch --platform linux/arm64 oci-archive:image.tar
   bg-fetch --inspect debian:bookworm | jq .size
+  bg-fetch kernel:apt:linux-image-cloud-amd64 | bg-publish --kernel
   bg-fetch --mirror mirror.example.org/hub debian:bookworm
 
 Exit status:
@@ -119,6 +129,7 @@ from banger_tools import cli, console, errors, files, lease, locations, sizes, s
 
 if TYPE_CHECKING:
     from banger_tools.catalog.lookup import Found
+    from banger_tools.kernel.sources import Source
     from banger_tools.manifest import Manifest
     from banger_tools.oci.credentials import Credentials
     from banger_tools.oci.http import Settings
@@ -126,6 +137,7 @@ if TYPE_CHECKING:
     from banger_tools.oci.reference import Bundle
     from banger_tools.oci.tls import Certificate
 
+KERNEL = "kernel:"
 PULL_WORDS = ("missing", "always", "never")
 
 
@@ -136,6 +148,7 @@ class Options(NamedTuple):
     wants: Wants
     outputs: stage.Outputs
     look: str | None
+    kernel: Kernel | None
 
     @classmethod
     def from_arguments(cls, arguments: cli.Arguments) -> Options:
@@ -145,9 +158,46 @@ class Options(NamedTuple):
         """
         from banger_tools.oci import reference
 
-        reference.parse(arguments["REF"])
+        kernel = _kernel(arguments)
+        if kernel is None:
+            reference.parse(arguments["REF"])
         outputs = stage.Outputs.from_arguments(arguments)
-        return cls(arguments["REF"], _wants(arguments), outputs, _look(arguments))
+        return cls(arguments["REF"], _wants(arguments), outputs, _look(arguments), kernel)
+
+
+class Kernel(NamedTuple):
+    """A kernel that was asked for: the name of a catalog's entry, or where it is."""
+
+    text: str
+    source: Source | None
+
+
+def _kernel(arguments: cli.Arguments) -> Kernel | None:
+    """Return what kernel was asked for; None if it is none but an image.
+
+    Raises BadUsage.
+    """
+    given = [option for option in ("--initrd", "--modules") if arguments[option]]
+    if not arguments["REF"].startswith(KERNEL):
+        if given:
+            raise errors.BadUsage(f"{given[0]} goes with kernel:FILE only")
+        return None
+    from banger_tools.kernel import sources
+
+    for option in ("--inspect", "--list-tags"):
+        if arguments[option]:
+            raise errors.BadUsage(f"{option} is not for kernels")
+    text = arguments["REF"].removeprefix(KERNEL)
+    source = sources.parse(text)
+    if given and not isinstance(source, sources.Files):
+        raise errors.BadUsage(f"{given[0]} goes with kernel:FILE only")
+    if isinstance(source, sources.Files):
+        source = source._replace(initrd=_path(arguments["--initrd"]), modules=_path(arguments["--modules"]))
+    return Kernel(text, source)
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None
 
 
 def _look(arguments: cli.Arguments) -> str | None:
@@ -271,6 +321,36 @@ def fetch_bundle(ref: Bundle, found: Found, wants: Wants, outputs: stage.Outputs
     return result, target
 
 
+def fetch_kernel(kernel: Kernel, wants: Wants) -> Manifest:
+    """Bring a kernel into the cache and return its manifest."""
+    from banger_tools.catalog import kernels as catalogs
+    from banger_tools.catalog import origins
+    from banger_tools.kernel import fetching, sources
+    from banger_tools.manifest import Manifest, Platform
+    from banger_tools.manifest import Source as Origin
+    from banger_tools.oci.cache import Cache
+
+    name, source = kernel.text, kernel.source
+    if source is None:
+        found = catalogs.find(name, origins.Access(locations.cache(), wants.settings, wants.pull), wants.platform)
+        if found is None:
+            raise errors.NoInput(f"no catalog has the kernel '{name}'", "banger kernel catalog lists them all")
+        console.note(str(found))
+        source = found.source
+    else:
+        name = sources.name_of(source)
+    cache = Cache(locations.cache())
+    with lease.held(cache.sweep):
+        fetched = fetching.fetch(source, name, wants, cache)
+    result = Manifest()
+    result.name = name
+    platform = Platform(fetched.kernel.architecture)
+    result.put("source", Origin(f"{KERNEL}{kernel.text}", "kernel", str(source), fetched.digest, platform))
+    result.put("kernel", fetched.kernel)
+    _record(result, f"{KERNEL}{kernel.text}", wants)
+    return result
+
+
 def describe(name: str, fetched: Fetched, wants: Wants) -> Manifest:
     """Return the manifest of something fetched."""
     from banger_tools.manifest import Manifest
@@ -313,6 +393,9 @@ def work(arguments: cli.Arguments) -> None:
     outputs = options.outputs
     if outputs.output is not None:
         files.refuse_existing(outputs.artifact(""), force=outputs.force)
+    if options.kernel is not None:
+        _print(fetch_kernel(options.kernel, options.wants), outputs)
+        return
     found = resolve(options.requested, options.wants)
     if outputs.path_only and found.ref.kind != "apt":  # those get their names from the archives
         ending = "ext4" if found.bundle else "json"
@@ -324,10 +407,16 @@ def work(arguments: cli.Arguments) -> None:
         result, target = fetch_bundle(found.bundle, found, options.wants, outputs)
     else:
         name, fetched = fetch(found, options.wants)
-        result = describe(name, fetched, options.wants)
-        target = outputs.artifact(f"{name}.json")
-        if outputs.output is not None or outputs.path_only:
-            files.write_text(target, result.dumps(), force=outputs.force)
+        _print(describe(name, fetched, options.wants), outputs)
+        return
+    stage.print_result(result, target, path_only=outputs.path_only)
+
+
+def _print(result: Manifest, outputs: stage.Outputs) -> None:
+    """Print a manifest, and write it to a file, too, if that was asked for."""
+    target = outputs.artifact(f"{result.name}.json")
+    if outputs.output is not None or outputs.path_only:
+        files.write_text(target, result.dumps(), force=outputs.force)
     stage.print_result(result, target, path_only=outputs.path_only)
 
 

@@ -115,7 +115,10 @@ class WorkSeed(Struct, frozen=True, rename={"media_type": "mediaType"}):
 
 
 class Kernel(Struct, frozen=True, omit_defaults=True):
-    """A kernel in the store or beside an image: `kernel` is an ELF file, `vmlinuz` the same as a bzImage."""
+    """A kernel in the cache, in the store or beside an image: `kernel` is what Firecracker boots, `vmlinuz` a bzImage.
+
+    `digest` is that of the folder of a kernel in the cache.
+    """
 
     name: str
     version: str
@@ -124,6 +127,7 @@ class Kernel(Struct, frozen=True, omit_defaults=True):
     vmlinuz: str | None = None
     initrd: str | None = None
     modules: str | None = None
+    digest: Digest | None = None
 
 
 class Published(Struct, frozen=True, omit_defaults=True):
@@ -172,6 +176,7 @@ MADE_BY = {
     "ownership": "bg-chown",
     "guest": "bg-inject",
     "work_seed": "bg-seed",
+    "kernel": "bg-fetch",
     "published": "bg-publish",
     "vm": "bg-boot",
 }

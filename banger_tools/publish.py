@@ -1,17 +1,19 @@
-"""bg-publish: put an image and its kernel into the store, under a name, whole or not at all.
+"""bg-publish: put an image and its kernel, or a kernel alone, into the store, under a name, whole or not at all.
 
 Usage:
   bg-publish [options] [INPUT]
 
 Arguments:
   INPUT  A manifest with a root filesystem, or an ext4 file; the manifest on stdin if none is given or it is '-'.
+         With --kernel, the manifest of a kernel.
 
 Options:
   --name=NAME              Name in the store; the manifest's name if not given.
-  --replace                Take the place of an image of that name, in one step.
+  --replace                Take the place of an image or a kernel of that name, in one step.
   --move                   Move the disks into the store instead of copying them.
-  --kernel-ref=REF         Kernel to go with it: one of the store by name, or apt:PACKAGE.
+  --kernel-ref=REF         Kernel to go with it: its name in the store or in a catalog, apt:PACKAGE, or a bundle's URL.
   --no-kernel              Publish without a kernel; it is chosen at boot.
+  --kernel                 Publish a kernel that bg-fetch kernel:REF brought, and no image.
   --path                   Print the path of the published folder instead of the manifest.
   @talk
 
@@ -25,9 +27,14 @@ Description:
   Without --kernel-ref the kernel that this host's packages offer for virtual machines is used; it is fetched
   through apt the first time, and kept in the store.
 
+  A kernel stands in the store as vmlinux (what Firecracker boots) and, as far as it has them, vmlinuz, initrd.img,
+  modules/ and config, with kernel.json, which says what it is. The initrd is made of the modules that a boot needs. The
+  very same kernel may be there already.
+
 Examples:
   bg-fetch apt:bookworm | bg-flatten | bg-mkext4 | bg-chown | bg-inject | bg-seed | bg-publish --name bookworm
   bg-publish --replace --name web --kernel-ref apt:linux-image-cloud-amd64 web.json
+  bg-fetch kernel:apt:linux-image-cloud-amd64 | bg-publish --kernel --name cloud
 
 Exit status:
   0   the image is published
@@ -70,6 +77,7 @@ class Options(NamedTuple):
     move: bool
     kernel_ref: str | None
     with_kernel: bool
+    only_kernel: bool
     path_only: bool
 
     @classmethod
@@ -80,8 +88,9 @@ class Options(NamedTuple):
         name, ref = arguments["--name"], arguments["--kernel-ref"]
         if name is not None:
             names.check(name)
-        if ref is not None and arguments["--no-kernel"]:
-            raise errors.BadUsage("--kernel-ref and --no-kernel exclude each other")
+        given = [option for option in ("--kernel", "--kernel-ref", "--no-kernel", "--move") if arguments[option]]
+        if len(given) > 1 and given != ["--kernel-ref", "--move"] and given != ["--no-kernel", "--move"]:
+            raise errors.BadUsage(f"{given[0]} and {given[1]} exclude each other")
         return cls(
             arguments["INPUT"],
             name,
@@ -89,6 +98,7 @@ class Options(NamedTuple):
             bool(arguments["--move"]),
             ref,
             not arguments["--no-kernel"],
+            bool(arguments["--kernel"]),
             bool(arguments["--path"]),
         )
 
@@ -107,6 +117,15 @@ def read_input(argument: str | None) -> Manifest:
     image.name = path.stem
     image.put("rootfs", Rootfs(str(path), path.stat().st_size, _uuid(path), path.stem[:16], 0, 0))
     return image
+
+
+def _read_manifest(argument: str | None) -> Manifest:
+    from banger_tools import identify
+
+    kind, path = stage.open_input(argument)
+    if kind != identify.MANIFEST:
+        raise stage.wrong_input(path, kind, "the manifest of a kernel")
+    return stage.read_manifest(path)
 
 
 def _superblock(path: Path) -> bytes:
@@ -161,9 +180,26 @@ def _kernel(image: Manifest, options: Options) -> Kernel | None:
     return kernels.obtain(options.kernel_ref or kernels.default_ref(image.architecture))
 
 
+def publish_kernel(given: Manifest, options: Options) -> Manifest:
+    """Publish the kernel of a manifest and return the manifest with it as it stands in the store."""
+    from banger_tools.manifest import Kernel
+    from banger_tools.store import kernels, names
+
+    kernel = given.get("kernel", Kernel)
+    kept = kernels.keep(kernel, options.name or names.check(names.derived(kernel.name)), replace=options.replace)
+    given.name = kept.name
+    given.put("kernel", kept)
+    given.record("bg-publish", {"kernel": kept.name})
+    return given
+
+
 def work(arguments: dict[str, Any]) -> None:
     """Publish what the command line says."""
     options = Options.from_arguments(arguments)
+    if options.only_kernel:
+        published = publish_kernel(_read_manifest(options.input), options)
+        stage.print_result(published, Path(published.raw["kernel"]["kernel"]).parent, path_only=options.path_only)
+        return
     image = publish(read_input(options.input), options)
     stage.print_result(image, image.raw["published"]["path"], path_only=options.path_only)
 

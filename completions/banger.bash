@@ -6,7 +6,7 @@ _banger_about() {
   options='' argument=any value=''
   case $1 in
     bg-fetch)
-      options='--platform= --pull= --offline --verify --inspect --list-tags --mirror= --plain-http= --ca-file= --cert-file= --key-file= --stall= --creds= --creds-stdin --max-layer= --max-image= --directory= --output= --force --path --quiet --progress= --help --version -v' argument=file
+      options='--platform= --pull= --offline --verify --inspect --list-tags --mirror= --plain-http= --ca-file= --cert-file= --key-file= --stall= --creds= --creds-stdin --max-layer= --max-image= --initrd= --modules= --directory= --output= --force --path --quiet --progress= --help --version -v' argument=file
       case $2 in
         --platform) value='any' ;;
         --pull) value='any' ;;
@@ -19,6 +19,8 @@ _banger_about() {
         --creds) value='any' ;;
         --max-layer) value='any' ;;
         --max-image) value='any' ;;
+        --initrd) value='file' ;;
+        --modules) value='folder' ;;
         -C | --directory) value='folder' ;;
         -o | --output) value='file' ;;
         --progress) value='words auto always never json' ;;
@@ -89,7 +91,7 @@ _banger_about() {
       esac
       ;;
     bg-publish)
-      options='--name= --replace --move --kernel-ref= --no-kernel --path --quiet --progress= --help --version -v' argument=file
+      options='--name= --replace --move --kernel-ref= --no-kernel --kernel --path --quiet --progress= --help --version -v' argument=file
       case $2 in
         --name) value='any' ;;
         --kernel-ref) value='file' ;;
@@ -97,7 +99,7 @@ _banger_about() {
       esac
       ;;
     bg-boot)
-      options='--image= --name= --vmm= --cpus= --memory= --disk= --work-disk= --net= --publish= --env= --ssh-key= --git-identity= --read-only --run --kernel-ref= --kernel= --initrd= --append= --wait= --timeout= --keep --start= --stop= --delete= --show= --exec= --user= --cwd= --force --path --quiet --progress= --help --version -v' argument=file
+      options='--image= --name= --vmm= --cpus= --memory= --disk= --work-disk= --net= --publish= --env= --ssh-key= --git-identity= --read-only --run --kernel-ref= --kernel= --initrd= --modules= --append= --wait= --timeout= --keep --start= --stop= --delete= --show= --exec= --user= --cwd= --force --path --quiet --progress= --help --version -v' argument=file
       case $2 in
         --image) value='any' ;;
         --name) value='any' ;;
@@ -114,6 +116,7 @@ _banger_about() {
         --kernel-ref) value='file' ;;
         --kernel) value='file' ;;
         --initrd) value='file' ;;
+        --modules) value='folder' ;;
         --append) value='any' ;;
         --wait) value='words agent none' ;;
         --timeout) value='any' ;;

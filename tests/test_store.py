@@ -285,9 +285,18 @@ def test_placed_kernel_shares_its_bytes_and_outlives_the_store(banger_home: Path
     assert kernels.listed() == []
 
 
-@pytest.mark.parametrize("ref", ["ftp:kernel", "https://example.org/kernel"])
-def test_reference_of_an_unknown_kind_is_refused(banger_home: Path, ref: str) -> None:
-    with pytest.raises(errors.BadUsage, match="neither the name of a kernel nor apt:PACKAGE"):
+@pytest.mark.parametrize(
+    ("ref", "said"),
+    [
+        ("ftp:kernel", "names no kernel"),
+        ("https://example.org/kernel", "only bundles are fetched by URL"),
+        ("./bzImage", "is a path"),
+        ("./kernel.tar.zst", "is a path"),
+        ("apt:../x", "is no name of a Debian package"),
+    ],
+)
+def test_reference_of_an_unknown_kind_is_refused(banger_home: Path, ref: str, said: str) -> None:
+    with pytest.raises(errors.BadUsage, match=said):
         kernels.obtain(ref)
 
 

@@ -1,9 +1,13 @@
-"""The format of a catalog: one JSON object that lists images by name.
+"""The format of a catalog: one JSON object that lists images and kernels by name.
 
 {"schema": "banger-catalog/1", "images": [
   {"name": "debian-bookworm", "distro": "debian", "arch": "amd64", "kernel_ref": "apt:linux-image-cloud-amd64",
    "url": "https://example.org/debian-bookworm.tar.zst", "sha256": "<64 hex>", "size": 123456789},
-  {"name": "debian-bookworm", "distro": "debian", "source": "apt:bookworm"}]}
+  {"name": "debian-bookworm", "distro": "debian", "source": "apt:bookworm"}],
+ "kernels": [
+  {"name": "guest-6.12", "arch": "amd64", "kernel_version": "6.12.9",
+   "url": "https://example.org/guest-6.12.tar.zst", "sha256": "<64 hex>", "size": 12345678},
+  {"name": "cloud-amd64", "distro": "debian", "arch": "amd64", "source": "apt:linux-image-cloud-amd64"}]}
 
 Entries of one name stand in the order of preference. Keys that are not known are allowed. A catalog in a
 file may name files, relative to it; one behind a URL only what comes over a network, or packages.
@@ -12,10 +16,16 @@ A bundle is a tar.zst that holds `rootfs.ext4` and `manifest.json`, regular file
 through bg-mkext4(1), bg-chown(1) and bg-inject(1), and the manifest is what the last of them printed:
 
 $ tar -C DIR -c rootfs.ext4 manifest.json | zstd >NAME.tar.zst
+
+A kernel's bundle holds `vmlinux` (any file that `banger kernel import` takes), and perhaps `initrd.img`, `modules/`
+with what lib/modules/VERSION holds, and `config`, and nothing else: no links, no devices.
+
+$ tar -C DIR -c vmlinux modules | zstd >NAME.tar.zst
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -58,11 +68,34 @@ class Entry(Struct, frozen=True, omit_defaults=True):
         return self.source or f"bundle:{self.url}"
 
 
+class Kernel(Struct, frozen=True, omit_defaults=True):
+    """A kernel: either a bundle (`url`, `sha256`, `size`), or a package of the host as `source` (`apt:PACKAGE`).
+
+    `arch` is in the words of OCI (amd64, arm64); `distro` is the host's whose package it is.
+    """
+
+    name: str
+    arch: str
+    distro: str | None = None
+    kernel_version: str | None = None
+    description: str | None = None
+    source: str | None = None
+    url: str | None = None
+    sha256: Sha256 | None = None
+    size: Size | None = None
+
+    @property
+    def text(self) -> str:
+        """What the entry stands for, as `bg-fetch kernel:` takes it."""
+        return self.source or f"{self.url}#sha256:{self.sha256}"
+
+
 class Catalog(Struct, frozen=True):
     """All of a catalog."""
 
     schema: str
     images: tuple[Entry, ...] = ()
+    kernels: tuple[Kernel, ...] = ()
 
 
 def parse(data: bytes, where: str) -> Catalog:
@@ -79,17 +112,42 @@ def parse(data: bytes, where: str) -> Catalog:
         wrong = _wrong(entry)
         if wrong:
             raise errors.BadInput(f"{where}: images[{number}]{wrong}")
+    for number, kernel in enumerate(catalog.kernels):
+        wrong = _wrong_kernel(kernel)
+        if wrong:
+            raise errors.BadInput(f"{where}: kernels[{number}]{wrong}")
     return catalog
 
 
-def _wrong(entry: Entry) -> str | None:
-    """Return what is wrong with an entry, as in ".source: …"; None if nothing is."""
+def _wrong_kernel(entry: Kernel) -> str | None:
+    """Return what is wrong with a kernel's entry; None if nothing is."""
+    wrong = _wrong_origin(entry)
+    if wrong or entry.url is None:
+        is_package = entry.source is not None and re.fullmatch(r"apt:[a-z0-9][a-z0-9+.:-]+", entry.source)
+        return wrong or (None if is_package else f".source: '{entry.source}' is not apt:PACKAGE")
+    try:
+        reference.parse_bundle(entry.url)
+    except errors.BadUsage as error:
+        return f".url: {error.message}"
+    return None
+
+
+def _wrong_origin(entry: Entry | Kernel) -> str | None:
+    """Return what is wrong with the name of an entry or with where it comes from; None if nothing is."""
     if not reference.may_be_catalog_name(entry.name):
         return f".name: '{entry.name}' is no name: lower case letters, digits, and '.', '_' or '-' between them"
     if (entry.url is None) == (entry.source is None):
         return ": needs either 'url' or 'source'"
     if entry.url is not None and (entry.sha256 is None or entry.size is None):
         return f": a bundle needs '{'sha256' if entry.sha256 is None else 'size'}', too"
+    return None
+
+
+def _wrong(entry: Entry) -> str | None:
+    """Return what is wrong with an entry, as in ".source: …"; None if nothing is."""
+    wrong = _wrong_origin(entry)
+    if wrong:
+        return wrong
     if entry.source is not None and reference.may_be_catalog_name(entry.source):
         return f".source: '{entry.source}' could be a name of a catalog; write docker://{entry.source}"
     try:
@@ -105,10 +163,7 @@ def reference_of(entry: Entry, folder: Path | None = None) -> Reference:
     Raises BadUsage for text that is no reference.
     """
     if entry.url is not None:
-        ref = reference.parse(f"{entry.url}#sha256:{entry.sha256}")
-        if not isinstance(ref, reference.Bundle):
-            raise errors.BadUsage(f"'{entry.url}' is no https URL")
-        return ref
+        return reference.parse_bundle(f"{entry.url}#sha256:{entry.sha256}")
     ref = reference.parse(str(entry.source))
     if folder is None:
         return ref

@@ -181,6 +181,14 @@ def parse(text: str) -> Reference:
     return _TRANSPORTS[transport](rest)
 
 
+def parse_bundle(url: str) -> Bundle:
+    """Return a bundle behind a URL; raises BadUsage for anything else."""
+    ref = parse(url)
+    if not isinstance(ref, Bundle) or not ref.is_url:
+        raise errors.BadUsage(f"'{url}' is no https URL", BUNDLE_EXAMPLE)
+    return ref
+
+
 def is_tag(text: str) -> bool:
     """Tell whether an image in a registry may have this tag."""
     return _TAG.fullmatch(text) is not None

@@ -1,48 +1,38 @@
-"""The kernels in the store: `kernels/NAME/{vmlinux, vmlinuz, initrd.img, modules/, config, kernel.json}`."""
+"""The kernels in the store: `kernels/NAME/{vmlinux, vmlinuz, initrd.img, modules/, config, kernel.json}`.
+
+Who puts a kernel there, copies it or removes it holds its lock meanwhile, so nobody has parts of two. Its name appears
+and goes in one rename.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from msgspec import Struct, structs
+from msgspec import structs
 
-from banger_tools import console, errors, files, locations, manifest
-from banger_tools.kernel import apt, bootable, features, image, initrd, modules, understood
+from banger_tools import console, errors, files, lease, locations, manifest
+from banger_tools.kernel import bootable, features, fetching, record, sources
+from banger_tools.kernel.record import RECORD, WHAT, Stored
+from banger_tools.kernel.record import described as described
+from banger_tools.kernel.sources import Source
 from banger_tools.store import names, records, staging
 
-SCHEMA = "banger-kernel/1"
-RECORD = "kernel.json"
-WHAT = "kernel"
 _DEFAULTS = {"debian": "linux-image-cloud-{}", "ubuntu": "linux-image-virtual"}  # by ID of os-release(5)
-
-
-class Stored(Struct, frozen=True):
-    """The record of a kernel: what it is, where it came from, what it has, and what its initrd was made of.
-
-    `format`, `compression` and `banner` are those of the file that it came in, `features` in the words of
-    kernel/features.py, which `evidence` told.
-    """
-
-    schema: str
-    name: str
-    version: str
-    architecture: str
-    source: str
-    pvh: bool
-    packages: dict[str, str] = {}
-    modules: list[str] = []
-    initrd_key: str | None = None
-    format: str = ""
-    compression: str | None = None
-    banner: str = ""
-    evidence: str = ""
-    features: dict[str, str] = {}
 
 
 def root() -> Path:
     """Return the folder of all kernels."""
     return locations.state() / "kernels"
+
+
+@contextlib.contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Hold the lock of a kernel's name."""
+    with files.locked(locations.state() / "locks" / f"kernel-{name}", what=f"the kernel '{name}'"):
+        yield
 
 
 def default_ref(architecture: str) -> str:
@@ -69,71 +59,113 @@ def find(name: str) -> Stored:
     Raises records.Missing, Denied, or BadInput if what is there is broken.
     """
     folder = root() / names.check(name, "--kernel-ref")
-    stored = records.read(folder, RECORD, Stored, WHAT)
-    if stored.schema != SCHEMA:
-        raise errors.BadInput(f"the kernel '{name}' has the schema '{stored.schema}', and we read '{SCHEMA}'")
+    stored = record.read(folder)
     records.check_file(folder, "vmlinux", WHAT)
     return stored
 
 
-def obtain(ref: str, *, pull: bool = True) -> manifest.Kernel:
-    """Return a kernel with its initrd, by name or as `apt:PACKAGE`; what is missing is fetched and made once.
+def obtain(ref: str) -> manifest.Kernel:
+    """Return a kernel with its initrd, by its name here or in a catalog, as `apt:PACKAGE`, or as the URL of a bundle.
 
-    Only a kernel that is really not there is fetched. Raises what `find` and `apt.unpack` raise.
+    One that is not here is fetched and kept, once if several ask for it. Only a kernel that is really not there is
+    fetched: one that is broken or may not be read is an error. Raises what `find` and `fetching.fetch` raise.
     """
-    scheme, colon, package = ref.partition(":")
-    name = names.derived(package.removeprefix("linux-image-")) if colon else ref
-    if colon and scheme != "apt":
-        raise errors.BadUsage(f"--kernel-ref: '{ref}' is neither the name of a kernel nor apt:PACKAGE")
-    names.check(name, "--kernel-ref")
-    with files.locked(locations.state() / "locks" / f"kernel-{name}", what=f"the kernel '{name}'"):
+    source = sources.parse(ref)
+    if isinstance(source, sources.Files) or (isinstance(source, sources.Archive) and not source.bundle.is_url):
+        raise errors.BadUsage(f"--kernel-ref: '{ref}' is a path", "take it into the store: banger kernel import")
+    name = names.check(sources.name_of(source) if source else ref, "--kernel-ref")
+    with locked(name):
         try:
             stored = find(name)
         except records.Missing as error:
-            if not colon or not pull:
-                error.hint = f"kernels here: {', '.join(listed()) or 'none'}; get one with --kernel-ref apt:PACKAGE"
-                raise
-            stored = fetch(name, package)
+            _fetch(ref, source, name, error)
+            return described(root() / name, name)
+        if source is not None:
+            refuse_another(stored, source)
         _refresh_initrd(stored)
     return described(root() / name, name)
 
 
-def fetch(name: str, package: str) -> Stored:
-    """Take a kernel from a package of the host into the store under `name`."""
-    console.note(f"fetching the kernel package '{package}' through apt")
-    with console.step(f"kernel '{name}' fetched"), staging.staged(root() / name, what=WHAT) as folder:
-        with files.temporary_folder(folder / "packages") as work:
-            unpacked = apt.unpack(package, work)
-            stored = _fill(folder, name, f"apt:{package}", unpacked)
-        records.write(folder, RECORD, stored)
-    return stored
+def refuse_another(stored: Stored, source: Source) -> None:
+    """Raise CannotCreate if a kernel of the store came from somewhere else than a source that gives the same name."""
+    if stored.source != str(source):
+        hint = f"take that one under another name: banger kernel pull --name NAME {source}"
+        raise errors.CannotCreate(f"the kernel '{stored.name}' here is of '{stored.source}', not of '{source}'", hint)
 
 
-def _fill(folder: Path, name: str, source: str, unpacked: apt.Unpacked) -> Stored:
-    """Stage a kernel's files and return their record."""
-    kernel = image.read(unpacked.vmlinuz)
-    about = understood.understand(kernel, modules_folder=unpacked.modules, config_file=unpacked.config)
-    (folder / "vmlinux").write_bytes(kernel.bare)
-    if kernel.is_bzimage:
-        files.copy(unpacked.vmlinuz, folder / "vmlinuz")
-    if unpacked.config:
-        files.copy(unpacked.config, folder / "config")
-    chosen = modules.copy_closure(unpacked.modules, folder / "modules") if unpacked.modules else []
-    return Stored(
-        SCHEMA,
-        name,
-        about.version or unpacked.vmlinuz.name.partition("-")[2],
-        kernel.architecture,
-        source,
-        kernel.pvh,
-        packages=unpacked.packages,
-        modules=chosen,
-        format=kernel.format,
-        compression=kernel.compression,
-        banner=kernel.banner,
-        evidence=about.evidence,
-        features=features.record(about.features),
-    )
+def _fetch(ref: str, source: Source | None, name: str, missing: records.Missing) -> None:
+    """Fetch a kernel that is missing, and keep it; whoever calls has its lock."""
+    from banger_tools import config
+    from banger_tools.catalog import kernels as catalogs
+    from banger_tools.catalog.origins import Access
+    from banger_tools.oci.cache import Cache
+    from banger_tools.oci.http import Settings
+    from banger_tools.oci.pull import Wants
+
+    settings = Settings(registries=config.load().registries)
+    if source is None:
+        found = catalogs.find(ref, Access(locations.cache(), settings))
+        if found is None:
+            missing.hint = f"kernels here: {', '.join(listed()) or 'none'}; others: banger kernel catalog"
+            raise missing
+        console.note(str(found))
+        source = found.source
+    cache = Cache(locations.cache())
+    with lease.held(cache.sweep):
+        _keep(fetching.fetch(source, name, Wants(settings=settings), cache).kernel, name, replace=False)
+
+
+def of_files(kernel: Path, initrd: Path | None, modules: Path | None) -> manifest.Kernel:
+    """Return a kernel out of files that are here, with an initrd made of its modules; it is in the cache only."""
+    from banger_tools.oci.cache import Cache
+    from banger_tools.oci.pull import Wants
+
+    cache = Cache(locations.cache())
+    source = sources.Files(kernel, initrd, modules)
+    with lease.held(cache.sweep):
+        return fetching.fetch(source, sources.name_of(source), Wants(), cache).kernel
+
+
+def keep(kernel: manifest.Kernel, name: str, *, replace: bool = False) -> manifest.Kernel:
+    """Put a kernel that was fetched into the store, whole or not at all, and return it as it stands there.
+
+    The very same kernel may be there already. Raises CannotCreate if another one is (unless `replace`), BadInput if
+    the files are not those that the manifest speaks of.
+    """
+    with locked(names.check(name)):
+        return _keep(kernel, name, replace=replace)
+
+
+def _keep(kernel: manifest.Kernel, name: str, *, replace: bool) -> manifest.Kernel:
+    target, source = root() / name, Path(kernel.kernel).parent
+    try:
+        stored = record.read(source)
+    except (records.Missing, errors.BadInput) as error:
+        error.hint = "fetch it again: bg-fetch kernel:REF"
+        raise
+    if not replace and _is_the_same(target, stored):
+        console.note(f"the kernel '{name}' is here already")
+        return described(target, name)
+    with staging.staged(target, replace=replace, what=WHAT) as folder:
+        _place(source, folder)
+        if kernel.digest not in (None, record.digest(folder)):
+            raise errors.BadInput(f"the files in '{source}' are not those that the manifest speaks of")
+        records.write(folder, RECORD, record.with_initrd(folder, structs.replace(stored, name=name)))
+    return described(target, name)
+
+
+def _is_the_same(folder: Path, other: Stored) -> bool:
+    """Tell whether a kernel of the store is another one but for its name and its initrd."""
+    if not records.exists(folder):
+        return False
+    return structs.replace(find(folder.name), name=other.name, initrd_key=other.initrd_key) == other
+
+
+def _refresh_initrd(stored: Stored) -> None:
+    """Make the initrd of a kernel again if the guest program is another one than it was made with."""
+    fresh = record.with_initrd(root() / stored.name, stored)
+    if fresh != stored:
+        records.write(root() / stored.name, RECORD, fresh)
 
 
 def beside(kernel: Path) -> bootable.Kernel | None:
@@ -143,66 +175,84 @@ def beside(kernel: Path) -> bootable.Kernel | None:
     """
     if not (kernel.parent / RECORD).is_file():
         return None
-    stored = records.read(kernel.parent, RECORD, Stored, WHAT)
+    stored = record.read(kernel.parent)
     direct = stored.pvh or stored.architecture == "arm64" or (kernel.parent / "vmlinuz").exists()
     return bootable.Kernel(stored.architecture, features.from_record(stored.features), direct)
-
-
-def _refresh_initrd(stored: Stored) -> None:
-    """Make the initrd of a kernel again if the guest program is another one than it was made with."""
-    from banger_tools import guest
-
-    folder = root() / stored.name
-    init = initrd.read_init(guest.program(stored.architecture))
-    key = initrd.key(init, stored.version)
-    if stored.initrd_key == key and (folder / "initrd.img").exists():
-        return
-    source = modules.Folder(folder / "modules")
-    with console.step(f"initrd of '{stored.name}' made"), files.atomic(folder / "initrd.img", force=True) as temporary:
-        with open(temporary, "xb") as output:
-            initrd.write(output, init, [source.read(module) for module in stored.modules])
-    records.write(folder, RECORD, structs.replace(stored, initrd_key=key))
-
-
-def described(folder: Path, name: str) -> manifest.Kernel:
-    """Return the manifest's words for the kernel whose files stand in `folder`."""
-    stored = records.read(folder, RECORD, Stored, WHAT)
-
-    def path(part: str) -> str | None:
-        return str(folder / part) if (folder / part).exists() else None
-
-    return manifest.Kernel(
-        name=name,
-        version=stored.version,
-        architecture=stored.architecture,
-        kernel=str(records.check_file(folder, "vmlinux", WHAT)),
-        vmlinuz=path("vmlinuz"),
-        initrd=path("initrd.img"),
-        modules=path("modules"),
-    )
 
 
 def place(kernel: manifest.Kernel, folder: Path) -> manifest.Kernel:
     """Put a kernel's files into `folder` by hard link where the filesystem can, so that it outlives the store's."""
     source = Path(kernel.kernel).parent
-    for path in sorted(source.rglob("*")):
-        target = folder / path.relative_to(source)
-        if path.is_dir():
-            target.mkdir(parents=True, exist_ok=True)
-        elif not path.name.startswith("."):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _link(path, target)
+    with unchanging(source):
+        _place(source, folder)
     return described(folder, kernel.name)
 
 
-def _link(source: Path, target: Path) -> None:
+@contextlib.contextmanager
+def unchanging(folder: Path) -> Iterator[None]:
+    """See to it that a kernel's folder, if it is one of the store, is neither replaced nor removed meanwhile."""
+    with locked(folder.name) if folder.parent == root() else contextlib.nullcontext():
+        yield
+
+
+def _place(source: Path, folder: Path) -> None:
+    for path in record.listed(source):
+        target = folder / path.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        share(path, target)
+
+
+def share(source: Path, target: Path) -> None:
+    """Give a file another name: by hard link if it is ours and so never written to, else by a copy."""
+    if any(source.is_relative_to(folder) for folder in (locations.state(), locations.cache())):
+        with contextlib.suppress(OSError):
+            os.link(source, target)
+            return
+    files.copy(source, target)
+
+
+def users(name: str) -> list[str]:
+    """Return which images and VMs have a copy of a kernel, as in "image 'web'"; what cannot be read is warned of."""
+    from banger_tools.store import images, vms
+
+    found = []
+    for image in images.listed():
+        with _warned(f"image '{image}'"):
+            own = images.find(image).get("published", manifest.Published).kernel
+            found += [f"image '{image}'"] if own is not None and own.name == name else []
+    for vm in vms.listed():
+        with _warned(f"VM '{vm}'"):
+            found += [f"VM '{vm}'"] if vms.load(vm).spec.boot.name == name else []
+    return found
+
+
+@contextlib.contextmanager
+def _warned(what: str) -> Iterator[None]:
     try:
-        os.link(source, target)
-    except OSError:
-        files.copy(source, target)
+        yield
+    except errors.BangerError as error:
+        console.warning(f"whether the {what} uses the kernel cannot be told: {error.message}")
 
 
-def delete(name: str) -> None:
-    """Remove a kernel from the store; published images keep their own."""
-    find(name)
-    staging.retire(root() / name)
+def check_unused(name: str, *, force: bool = False) -> None:
+    """Check that a kernel is there, broken or not, and that nothing uses it (unless `force`).
+
+    Raises records.Missing, Denied, or CannotCreate naming the images and VMs.
+    """
+    folder = root() / names.check(name, "NAME")
+    if not records.exists(folder):
+        raise records.Missing(f"there is no kernel '{name}'", f"kernels here: {', '.join(listed()) or 'none'}")
+    using = [] if force else users(name)
+    if using:
+        hint = "they have copies of their own: with --force it is deleted, and these stay"
+        raise errors.CannotCreate(f"the kernel '{name}' is used by {', '.join(using)}", hint)
+
+
+def delete(name: str, *, force: bool = False) -> None:
+    """Remove a kernel from the store; images and VMs keep their own copies.
+
+    Raises what `check_unused` raises.
+    """
+    with locked(names.check(name, "NAME")):
+        check_unused(name, force=force)
+        staging.retire(root() / name)

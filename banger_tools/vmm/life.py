@@ -55,8 +55,25 @@ def create(spec: specs.Spec, sources: Sources, image: Manifest) -> Path:
         elif sources.work_size:
             disks.empty(folder / specs.WORK_DISK, sources.work_size)
         (folder / specs.IMAGE).write_text(image.dumps())
-        _write_record(folder, specs.Record(specs.SCHEMA, spec))
+        own = structs.replace(spec, boot=_own_kernel(spec.boot, folder / specs.KERNEL, target / specs.KERNEL))
+        _write_record(folder, specs.Record(specs.SCHEMA, own))
     return target
+
+
+def _own_kernel(boot: specs.Boot, folder: Path, final: Path) -> specs.Boot:
+    """Put what is booted into a machine's folder, and return it with the paths that it will have in `final`.
+
+    So a machine starts again whatever became of its kernel: deleted from the store, or built anew.
+    """
+    from banger_tools.store import kernels
+
+    folder.mkdir()
+    parts = {"kernel": "vmlinux", "vmlinuz": "vmlinuz", "initrd": "initrd.img"}
+    present = {field: Path(path) for field in parts if (path := getattr(boot, field)) is not None}
+    with kernels.unchanging(present["kernel"].parent):
+        for field, path in present.items():
+            kernels.share(path, folder / parts[field])
+    return structs.replace(boot, **{field: str(final / parts[field]) for field in present})
 
 
 def _write_record(folder: Path, record: specs.Record) -> None:

@@ -11,6 +11,7 @@ from banger_tools import errors
 
 SCHEMA = "banger-vm/1"
 RECORD, IMAGE = "vm.json", "image.json"
+KERNEL = "kernel"
 ROOT_DISK, WORK_DISK, CONFIG_DISK, CONSOLE, LOG = "root.ext4", "work.ext4", "config.img", "console.log", "vmm.log"
 NETWORKS = ("user", "none")
 MOST_CPUS = 255
@@ -27,12 +28,16 @@ class Forward(Struct, frozen=True):
 
 
 class Boot(Struct, frozen=True):
-    """What is booted: absolute paths (`vmlinuz`: the same as a bzImage), and words for the kernel's command line."""
+    """What is booted: absolute paths (`vmlinuz`: the same as a bzImage), and words for the kernel's command line.
+
+    `name` is that of the kernel in the store, '' if it is not of there.
+    """
 
     kernel: str
     vmlinuz: str | None = None
     initrd: str | None = None
     append: str = ""
+    name: str = ""
 
 
 class GitIdentity(Struct, frozen=True):
