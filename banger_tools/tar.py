@@ -31,7 +31,8 @@ Segments = list[tuple[int, int, int]]  # (offset in the file, offset in the sour
 
 ACCESS = acl.XATTRS["access"]
 
-_HEADER = struct.Struct("100s8s8s8s12s12s8s1s100s8s32s32s8s8s155s12s")
+# name, mode and owners, size, mtime, checksum, type, link, magic, major, minor, prefix, what follows it
+_HEADER = struct.Struct("100s24s12s12s8s1s100s8s64x8s8s155s12s")
 _ZEROS = bytes(BLOCK)
 _TYPES = {
     b"0": FILE,
@@ -99,7 +100,10 @@ class _Reader:
         self.size = os.fstat(descriptor).st_size
         self.vouched = vouched
         self.global_records: dict[str, bytes] = {}
-        self.numbers: dict[bytes, int] = {}  # owners, modes and times repeat: parse each text once
+        # Owners, modes, times and checksums repeat: each text is parsed once.
+        self.numbers: dict[bytes, int] = {}
+        self.owners: dict[bytes, tuple[int, int, int]] = {}
+        self.sums: dict[bytes, int] = {}
 
     def members(self) -> Iterator[Member]:
         position = 0
@@ -110,12 +114,12 @@ class _Reader:
             if len(header) != BLOCK or header == _ZEROS:
                 self.check_end(header, position, pending=extended is not None)
                 return
-            # Two halves, since adler32's first sum is exact only below 65521.
-            if (adler32(header[:256]) & 0xFFFF) + (adler32(header[256:]) & 0xFFFF) - 2 != self.unsigned_sum(header):
-                self.check_signed(header, position)
             fields = unpack(header)
-            kind = fields[7]
-            size = self.number(fields[4], position)
+            # Two halves, since adler32's first sum is exact only below 65521.
+            if (adler32(header[:256]) & 0xFFFF) + (adler32(header[256:]) & 0xFFFF) - 2 != self.unsigned_sum(fields[4]):
+                self.check_signed(header, position)
+            kind = fields[5]
+            size = self.number(fields[2], position)
             data = position + BLOCK
             if kind[0] in _EXTENSIONS:
                 extended = self.extension(kind, data, size, extended or _Extended(), position)
@@ -134,10 +138,12 @@ class _Reader:
                     data += BLOCK * self.old_sparse_blocks
             position = self.after(data, stored, position)
 
-    def unsigned_sum(self, header: bytes) -> int:
-        """Return the checksum that the header states, corrected by its own bytes, which count as spaces."""
-        field = header[148:156]
-        return self.checksum_field(field) + sum(field) - 8 * 32
+    def unsigned_sum(self, field: bytes) -> int:
+        """Return the checksum that a header states, corrected by its own bytes, which count as spaces."""
+        value = self.sums.get(field)
+        if value is None:
+            value = self.sums[field] = self.checksum_field(field) + sum(field) - 8 * 32
+        return value
 
     def checksum_field(self, field: bytes) -> int:
         text = field.split(b"\0", 1)[0].strip()
@@ -192,35 +198,35 @@ class _Reader:
             raise Corrupt(f"corrupt tar header at byte {position}: {field!r} is not a number")
         return int(text, 8)
 
+    def owner(self, field: bytes, position: int) -> tuple[int, int, int]:
+        """Parse mode, uid and gid, which stand side by side."""
+        found = self.owners.get(field)
+        if found is None:
+            mode, uid, gid = (self.parse_number(field[at : at + 8], position) for at in (0, 8, 16))
+            _check_owner(uid, gid, position)
+            found = self.owners[field] = mode & 0o7777, uid, gid
+        return found
+
     def plain(
         self, fields: tuple[bytes, ...], stored: int, data: int, position: int, renamed: bytes | None = None
     ) -> Member:
         """Return the member that one header describes, under the name that an extension gave it if one did."""
         name = fields[0].split(b"\0", 1)[0] if renamed is None else renamed
-        kind = _TYPES[fields[7]]
-        prefix = _prefix(fields)
+        kind = _TYPES[fields[5]]
+        prefix = _prefix(fields) if fields[10][0] else b""
         if prefix and renamed is None:
             name = prefix + b"/" + name
         if kind == FILE and name.endswith(b"/"):
             kind = DIR  # how v7 wrote folders
         number = self.number
-        return _checked(
-            Member(
-                name,
-                kind,
-                number(fields[1], position) & 0o7777,
-                number(fields[2], position),
-                number(fields[3], position),
-                (number(fields[5], position), 0),
-                stored if kind == FILE else 0,
-                fields[8].split(b"\0", 1)[0] if kind in (HARDLINK, SYMLINK) else b"",
-                (number(fields[12], position), number(fields[13], position)) if kind in (CHAR, BLOCK_DEVICE) else None,
-                None,
-                data,
-                None,
-            ),
-            position,
-        )
+        mode, uid, gid = self.owner(fields[1], position)
+        size = stored if kind == FILE else 0
+        link = fields[6].split(b"\0", 1)[0] if kind in (HARDLINK, SYMLINK) else b""
+        rdev = (number(fields[8], position), number(fields[9], position)) if kind in (CHAR, BLOCK_DEVICE) else None
+        if not 0 <= size <= MAX_SIZE:
+            raise Corrupt(f"size {size} of the entry at byte {position} is out of range")
+        mtime = number(fields[3], position), 0
+        return Member(name, kind, mode, uid, gid, mtime, size, link, rdev, None, data, None)
 
     def extension(self, kind: bytes, data: int, size: int, extended: _Extended, position: int) -> _Extended:
         """Take in one extension header: a long name, PAX records, a volume label."""
@@ -247,12 +253,12 @@ class _Reader:
         records = {**self.global_records, **extended.records} if self.global_records else extended.records
         if "size" in records:
             size = _decimal(records["size"], position)
-        stored = size if fields[7][0] in _WITH_DATA else 0
+        stored = size if fields[5][0] in _WITH_DATA else 0
         # The name in the header may be cut, perhaps after a slash: it must not tell what the entry is.
         renamed = records.get("GNU.sparse.name") or records.get("path") or extended.name
         member = self.plain(fields, stored, data, position, renamed)
-        changes = _overrides(records, extended, position)
-        member = _checked(member._replace(**changes), position)  # type: ignore[arg-type]
+        member = member._replace(**_overrides(records, extended, position))  # type: ignore[arg-type]
+        _check_owner(member.uid, member.gid, position)
         if member.xattrs and ACCESS in member.xattrs:
             member = _with_acl(member)
         if member.type == FILE:
@@ -272,8 +278,8 @@ class _Reader:
     ) -> Member:
         """Return a file member with its holes, if it is sparse in any of the four GNU ways."""
         start, length = member.offset, stored
-        if fields[7] == b"S":
-            if fields[15][8:12] == b"tar\0":  # the map of star stands elsewhere than that of GNU
+        if fields[5] == b"S":
+            if fields[11][8:12] == b"tar\0":  # the map of star stands elsewhere than that of GNU
                 raise Corrupt(f"the entry at byte {position} is a sparse file of star, which is not supported")
             pairs, real = self.old_sparse(position)
             start += BLOCK * self.old_sparse_blocks
@@ -328,18 +334,15 @@ class _Reader:
 
 def _prefix(fields: tuple[bytes, ...]) -> bytes:
     """Return the prefix of the name: 155 bytes in ustar, 131 in star, none in GNU (which keeps times there) and v7."""
-    if not fields[14][0] or fields[9][:6] != b"ustar\0":
+    if fields[7][:6] != b"ustar\0":
         return b""
-    area = fields[14][:131] if fields[15][8:12] == b"tar\0" else fields[14]
+    area = fields[10][:131] if fields[11][8:12] == b"tar\0" else fields[10]
     return area.split(b"\0", 1)[0]
 
 
-def _checked(member: Member, position: int) -> Member:
-    if not (0 <= member.uid <= MAX_ID and 0 <= member.gid <= MAX_ID):
-        raise Corrupt(f"owner {member.uid}:{member.gid} of the entry at byte {position} is out of range")
-    if not 0 <= member.size <= MAX_SIZE:
-        raise Corrupt(f"size {member.size} of the entry at byte {position} is out of range")
-    return member
+def _check_owner(uid: int, gid: int, position: int) -> None:
+    if not (0 <= uid <= MAX_ID and 0 <= gid <= MAX_ID):
+        raise Corrupt(f"owner {uid}:{gid} of the entry at byte {position} is out of range")
 
 
 def _decimal(text: bytes, position: int) -> int:
