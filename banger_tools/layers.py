@@ -30,41 +30,15 @@ class Limits(NamedTuple):
 
 
 class Node:
-    """An inode of the tree: what its header said, and for a folder its children by name."""
+    """An inode of the tree: what its header said, the number of its archive, and for a folder its children by name."""
 
-    __slots__ = (
-        "children",
-        "data",
-        "gid",
-        "mode",
-        "mtime",
-        "rdev",
-        "segments",
-        "size",
-        "target",
-        "type",
-        "uid",
-        "xattrs",
-    )
+    __slots__ = ("children", "member", "source", "type")
 
     def __init__(self, member: Member, source: int) -> None:
         self.type = member.type
-        self.mode = member.mode if member.type != SYMLINK else 0o777  # nothing else can be set on Linux
-        self.uid = member.uid
-        self.gid = member.gid
-        self.mtime = member.mtime
-        self.size = member.size
-        self.target = member.link
-        self.rdev = member.rdev
-        self.xattrs = member.xattrs
-        self.data = (source, member.offset)
-        self.segments = member.segments
+        self.member = member
+        self.source = source
         self.children: dict[bytes, Node] = {}
-
-    def update(self, member: Member) -> None:
-        """Take the metadata of a newer header for the same folder."""
-        self.mode, self.uid, self.gid = member.mode, member.uid, member.gid
-        self.mtime, self.xattrs = member.mtime, member.xattrs
 
 
 def _implied() -> Node:
@@ -139,7 +113,7 @@ class Replay:
             return self.link_target(member)
         old = parent.children.get(name)
         if member.type == DIR and old is not None and old.type == DIR:
-            old.update(member)
+            old.member = member
             return old
         if member.type == SYMLINK and not member.link:
             raise Refused(f"symlink '{_shown(member.name)}' has no target")
@@ -157,7 +131,7 @@ class Replay:
     def replace_root(self, member: Member) -> None:
         if member.type != DIR:
             raise Refused("the root of the tree is not a folder")
-        self.root.update(member)
+        self.root.member = member
 
     def discard(self, parent: Node, name: bytes) -> None:
         if parent.children.pop(name, None) is not None:
@@ -211,8 +185,9 @@ class Replay:
                 followed += 1
                 if followed > MAX_LINKS_FOLLOWED:
                     raise Refused(f"'{_shown(entry)}' is below a loop of symlinks")
-                pending += child.target.split(b"/")[::-1]
-                if child.target.startswith(b"/"):
+                target = child.member.link
+                pending += target.split(b"/")[::-1]
+                if target.startswith(b"/"):
                     del trail[1:], names[:]
             else:
                 trail.append(child)
@@ -302,18 +277,20 @@ def _entry(path: bytes, node: Node, first_names: dict[int, bytes]) -> tree.Entry
             link = tree.new_entry(path, HARDLINK)
             link.target, link.target_b64 = tree.text_of(first)
             return link
+    member = node.member
     entry = tree.new_entry(path, kind)
-    entry.mode, entry.uid, entry.gid, entry.mtime = f"{node.mode:04o}", node.uid, node.gid, node.mtime
+    entry.mode = f"{member.mode:04o}" if kind != SYMLINK else "0777"  # nothing else can be set on Linux
+    entry.uid, entry.gid, entry.mtime = member.uid, member.gid, member.mtime
     if kind == tar.FILE:
-        entry.size, entry.segments = node.size, node.segments
-        if node.size:
-            entry.data = node.data
+        entry.size, entry.segments = member.size, member.segments
+        if member.size:
+            entry.data = (node.source, member.offset)
     elif kind == SYMLINK:
-        entry.target, entry.target_b64 = tree.text_of(node.target)
-    elif node.rdev is not None:
-        entry.rdev = node.rdev
-    if node.xattrs:
-        entry.xattrs = {name: base64.b64encode(node.xattrs[name]).decode() for name in sorted(node.xattrs)}
+        entry.target, entry.target_b64 = tree.text_of(member.link)
+    elif member.rdev is not None:
+        entry.rdev = member.rdev
+    if member.xattrs:
+        entry.xattrs = {name: base64.b64encode(member.xattrs[name]).decode() for name in sorted(member.xattrs)}
     return entry
 
 

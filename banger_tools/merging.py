@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from banger_tools import console, errors, identify, lease, stage
+from banger_tools import collection, console, errors, identify, lease, stage
 
 if TYPE_CHECKING:
     from banger_tools.manifest import Manifest
@@ -151,7 +151,7 @@ def merge(parts: Sequence[Part], rules: Rules, *, literal: bool = False) -> Tree
         stack.callback(_cancel, checks)
         readers = {n: _reader(part, rules) for n, part in enumerate(parts) if part.kind != identify.TAR}
         archives = [(part.label, _members(part, opened[n], readers.get(n))) for n, part in enumerate(parts)]
-        with console.step("replayed the layers"):
+        with collection.paused(), console.step("replayed the layers"):
             replay = layers.merge(archives, layers.Limits(entries=rules.entries), literal=literal)
             if rules.excluded is not None:
                 replay.exclude(rules.excluded)
