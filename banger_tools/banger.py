@@ -8,13 +8,19 @@ Arguments:
   ARGUMENTS  What the command takes; `banger COMMAND --help` tells.
 
 Commands:
-  image pull   Make a bootable image out of a container image, a tar or Debian packages.
-  image list   List the images.
-  vm run       Boot an image and run a command or a shell in it.
-  cache list   List what is in the cache.
-  cache prune  Remove from the cache what was not used for long.
-  build        Run any part of the pipe and keep what it makes.
-  doctor       Look whether this machine has what banger needs.
+  image pull      Make a bootable image out of a container image, a tar or Debian packages.
+  image list      List the images.
+  kernel pull     Fetch a kernel and keep it.
+  kernel list     List the kernels.
+  kernel show     Tell what a kernel is, what it has, and what it boots.
+  kernel import   Take a kernel that is on this machine.
+  kernel delete   Remove kernels.
+  kernel catalog  List the kernels that can be pulled by name.
+  vm run          Boot an image and run a command or a shell in it.
+  cache list      List what is in the cache.
+  cache prune     Remove from the cache what was not used for long.
+  build           Run any part of the pipe and keep what it makes.
+  doctor          Look whether this machine has what banger needs.
 
 Options:
   @talk

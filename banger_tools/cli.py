@@ -217,11 +217,11 @@ def _bad_usage(manual: docs.Manual, message: str, hint: str | None = None) -> er
 def _misfit(manual: docs.Manual, positionals: Sequence[str]) -> str:
     """Say which positional argument is missing or too many."""
     pattern = manual.synopsis[0].removeprefix(manual.name).split()
-    required = [word for word in pattern if re.fullmatch(r"[A-Z][A-Z_:]*", word)]
+    required = [word.removesuffix("...") for word in pattern if re.fullmatch(r"[A-Z][A-Z_:]*(\.\.\.)?", word)]
     optional = [word for word in pattern if re.fullmatch(r"\[[A-Z][A-Z_:]*\]", word)]
     if len(positionals) < len(required):
         return f"missing argument: {required[len(positionals)]}"
-    if len(positionals) > len(required) + len(optional):
+    if len(positionals) > len(required) + len(optional) and "..." not in manual.synopsis[0]:
         return f"unexpected argument: '{positionals[len(required) + len(optional)]}'"
     return "these options or arguments do not go together"
 

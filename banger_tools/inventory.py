@@ -26,6 +26,7 @@ FOLDERS = {
     "layers": "layer",
     "apt": "record",
     "bundles": "bundle",
+    "kernels": "kernel",
     "catalogs": "catalog",
     "partial": "transfer",
 }
@@ -75,6 +76,7 @@ def take(cache: Cache) -> Inventory:
     found = {file.path: file for name, kind in FOLDERS.items() for file in _files(cache.root / name, kind)}
     found |= {file.path: file for file in _files(cache.oci, LEFTOVER) if file.path.name.endswith(".tmp")}
     entries = [*_images(cache, found), *_packages(cache, found), *_bundles(cache, found), *_catalogs(found)]
+    entries += _kernels(cache, found)
     owners = Counter(path for entry in entries for path in entry.files)
     entries += [_single(file) for file in found.values() if file.path not in owners]
     shared = frozenset(path for path, count in owners.items() if count > 1)
@@ -94,7 +96,7 @@ def _files(folder: Path, kind: str) -> Iterator[File]:
             except FileNotFoundError:  # its maker has just finished
                 continue
             regular = stat.S_ISREG(found.st_mode)
-            useless = name.endswith(".tmp") or (kind == TRANSFER and is_leftover(name, found.st_size)) or not regular
+            useless = ".tmp/" in f"{path}/" or (kind == TRANSFER and is_leftover(name, found.st_size)) or not regular
             used = lease.last_use(found) if regular else found.st_mtime_ns  # a look at a symlink changes its time
             yield File(path, LEFTOVER if useless else kind, found.st_blocks * 512, used)
 
@@ -181,3 +183,16 @@ def _catalogs(found: Mapping[Path, File]) -> Iterator[Entry]:
         url = _document(path).get("url")
         if isinstance(url, str):
             yield _entry("catalog", url, (path,), found)
+
+
+def _kernels(cache: Cache, found: Mapping[Path, File]) -> Iterator[Entry]:
+    """Yield the kernels: each is a folder, with the notes that a package was this one."""
+    notes: dict[str, list[Path]] = {}
+    for path in sorted((cache.root / "kernels" / "packages").glob("*.json")):
+        for digest in _digests([_document(path)]):
+            notes.setdefault(digest, []).append(path)
+    for folder in sorted((cache.root / "kernels").glob("sha*/*")):
+        digest = f"{folder.parent.name}:{folder.name}"
+        source = _document(folder / "kernel.json").get("source")
+        inside = [path for path in found if path.is_relative_to(folder)]
+        yield _entry("kernel", str(source or digest), [*inside, *notes.get(digest, ())], found, digest)

@@ -154,6 +154,48 @@ _banger_about() {
         --progress) value='words auto always never json' ;;
       esac
       ;;
+    'banger kernel pull')
+      options='--name= --force --offline --json --quiet --progress= --help --version -v' argument=file
+      case $2 in
+        --name) value='any' ;;
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger kernel list')
+      options='--available --json --names --quiet --progress= --help --version -v' argument=any
+      case $2 in
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger kernel show')
+      options='--json --quiet --progress= --help --version -v' argument=any
+      case $2 in
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger kernel import')
+      options='--name= --from= --kernel= --initrd= --modules= --force --json --quiet --progress= --help --version -v' argument=any
+      case $2 in
+        --name) value='any' ;;
+        --from) value='folder' ;;
+        --kernel) value='file' ;;
+        --initrd) value='file' ;;
+        --modules) value='folder' ;;
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger kernel delete')
+      options='--force --quiet --progress= --help --version -v' argument=any
+      case $2 in
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger kernel catalog')
+      options='--json --names --quiet --progress= --help --version -v' argument=any
+      case $2 in
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
     'banger vm run')
       options='--image= --name= --rm --pull= --cpus= --memory= --disk= --work-disk= --net= --publish= --env= --git-identity= --user= --cwd= --kernel-ref= --vmm= --timeout= --quiet --progress= --help --version -v' argument=any
       case $2 in
@@ -225,6 +267,12 @@ _banger_words() {
 
 _banger_commands='image pull
 image list
+kernel pull
+kernel list
+kernel show
+kernel import
+kernel delete
+kernel catalog
 vm run
 cache list
 cache prune

@@ -34,10 +34,10 @@ def find(name: str, access: Access, wanted: manifest.Platform | None = None) -> 
     """
     refusals: list[str] = []
     for origin, entry in _preferred(name, access):
-        why_not = _why_not(entry, wanted)
-        if why_not is None:
+        reason = why_not(entry, wanted)
+        if reason is None:
             return Found(entry, origin.label, source_of(entry))
-        refusals.append(f"{entry.text}, of {origin.label}: {why_not}")
+        refusals.append(f"{entry.text}, of {origin.label}: {reason}")
     if refusals:
         raise errors.Unavailable(f"no entry of the kernel '{name}' can be used here", "\n".join(refusals))
     return None
@@ -58,7 +58,7 @@ def source_of(entry: Kernel) -> Source:
     return source._replace(size=entry.size) if isinstance(source, sources.Archive) else source
 
 
-def _why_not(entry: Kernel, wanted: manifest.Platform | None) -> str | None:
+def why_not(entry: Kernel, wanted: manifest.Platform | None = None) -> str | None:
     """Return why this host cannot use an entry, None if it can."""
     if wanted is not None and entry.arch != wanted.architecture:
         return f"it is for {entry.arch}, and {wanted.architecture} is needed"

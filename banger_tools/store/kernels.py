@@ -89,7 +89,7 @@ def obtain(ref: str) -> manifest.Kernel:
 def refuse_another(stored: Stored, source: Source) -> None:
     """Raise CannotCreate if a kernel of the store came from somewhere else than a source that gives the same name."""
     if stored.source != str(source):
-        hint = f"take that one under another name: banger kernel pull --name NAME {source}"
+        hint = f"banger kernel pull --force {source} replaces it, with --name=NAME both are kept"
         raise errors.CannotCreate(f"the kernel '{stored.name}' here is of '{stored.source}', not of '{source}'", hint)
 
 
