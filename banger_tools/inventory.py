@@ -96,7 +96,8 @@ def _files(folder: Path, kind: str) -> Iterator[File]:
             except FileNotFoundError:  # its maker has just finished
                 continue
             regular = stat.S_ISREG(found.st_mode)
-            useless = ".tmp/" in f"{path}/" or (kind == TRANSFER and is_leftover(name, found.st_size)) or not regular
+            unfinished = any(part.endswith(".tmp") for part in path.relative_to(folder).parts)
+            useless = unfinished or (kind == TRANSFER and is_leftover(name, found.st_size)) or not regular
             used = lease.last_use(found) if regular else found.st_mtime_ns  # a look at a symlink changes its time
             yield File(path, LEFTOVER if useless else kind, found.st_blocks * 512, used)
 
@@ -195,4 +196,5 @@ def _kernels(cache: Cache, found: Mapping[Path, File]) -> Iterator[Entry]:
         digest = f"{folder.parent.name}:{folder.name}"
         source = _document(folder / "kernel.json").get("source")
         inside = [path for path in found if path.is_relative_to(folder)]
-        yield _entry("kernel", str(source or digest), [*inside, *notes.get(digest, ())], found, digest)
+        if inside:
+            yield _entry("kernel", str(source or digest), [*inside, *notes.get(digest, ())], found, digest)

@@ -34,6 +34,9 @@ PASSED_ON = {  # options of the driver, and the stage that each one is for
     "--size": "mkext4",
     "--name": "publish",
     "--kernel-ref": "publish",
+    "--kernel-file": "publish",
+    "--initrd": "publish",
+    "--modules": "publish",
     "--replace": "publish",
     "--move": "publish",
 }

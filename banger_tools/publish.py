@@ -12,6 +12,9 @@ Options:
   --replace                Take the place of an image or a kernel of that name, in one step.
   --move                   Move the disks into the store instead of copying them.
   --kernel-ref=REF         Kernel to go with it: its name in the store or in a catalog, apt:PACKAGE, or a bundle's URL.
+  --kernel-file=FILE       Kernel to go with it: a file, of which the store keeps no other copy.
+  --initrd=FILE            Initrd for --kernel-file.
+  --modules=DIR            Modules for --kernel-file: an initrd is made of those that it needs.
   --no-kernel              Publish without a kernel; it is chosen at boot.
   --kernel                 Publish a kernel that bg-fetch kernel:REF brought, and no image.
   --path                   Print the path of the published folder instead of the manifest.
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
     from banger_tools.manifest import Kernel, Manifest
 
 _VALID = 1  # s_state, EXT4_VALID_FS
+_FILES = ("--kernel-file", "--initrd", "--modules")
 _RECOVER = 4  # s_feature_incompat: the journal is not replayed yet
 
 
@@ -76,6 +80,7 @@ class Options(NamedTuple):
     replace: bool
     move: bool
     kernel_ref: str | None
+    kernel_files: tuple[Path, Path | None, Path | None] | None
     with_kernel: bool
     only_kernel: bool
     path_only: bool
@@ -88,19 +93,35 @@ class Options(NamedTuple):
         name, ref = arguments["--name"], arguments["--kernel-ref"]
         if name is not None:
             names.check(name)
-        given = [option for option in ("--kernel", "--kernel-ref", "--no-kernel", "--move") if arguments[option]]
-        if len(given) > 1 and given != ["--kernel-ref", "--move"] and given != ["--no-kernel", "--move"]:
-            raise errors.BadUsage(f"{given[0]} and {given[1]} exclude each other")
+        _refuse_together(arguments)
         return cls(
             arguments["INPUT"],
             name,
             bool(arguments["--replace"]),
             bool(arguments["--move"]),
             ref,
+            _kernel_files(arguments),
             not arguments["--no-kernel"],
             bool(arguments["--kernel"]),
             bool(arguments["--path"]),
         )
+
+
+def _refuse_together(arguments: dict[str, Any]) -> None:
+    """Refuse options that contradict each other."""
+    kernels = [word for word in ("--kernel", "--kernel-ref", "--kernel-file", "--no-kernel") if arguments[word]]
+    if arguments["--kernel"] and arguments["--move"]:
+        kernels = ["--kernel", "--move"]
+    if len(kernels) > 1:
+        raise errors.BadUsage(f"{kernels[0]} and {kernels[1]} exclude each other")
+    for option in ("--initrd", "--modules"):
+        if arguments[option] and not arguments["--kernel-file"]:
+            raise errors.BadUsage(f"{option} goes with --kernel-file only")
+
+
+def _kernel_files(arguments: dict[str, Any]) -> tuple[Path, Path | None, Path | None] | None:
+    kernel, initrd, modules = (Path(text) if text else None for text in map(arguments.get, _FILES))
+    return (kernel, initrd, modules) if kernel else None
 
 
 def read_input(argument: str | None) -> Manifest:
@@ -177,6 +198,8 @@ def _kernel(image: Manifest, options: Options) -> Kernel | None:
         return None
     from banger_tools.store import kernels
 
+    if options.kernel_files:
+        return kernels.of_files(*options.kernel_files)
     return kernels.obtain(options.kernel_ref or kernels.default_ref(image.architecture))
 
 

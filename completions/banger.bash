@@ -91,10 +91,13 @@ _banger_about() {
       esac
       ;;
     bg-publish)
-      options='--name= --replace --move --kernel-ref= --no-kernel --kernel --path --quiet --progress= --help --version -v' argument=file
+      options='--name= --replace --move --kernel-ref= --kernel-file= --initrd= --modules= --no-kernel --kernel --path --quiet --progress= --help --version -v' argument=file
       case $2 in
         --name) value='any' ;;
         --kernel-ref) value='file' ;;
+        --kernel-file) value='file' ;;
+        --initrd) value='file' ;;
+        --modules) value='folder' ;;
         --progress) value='words auto always never json' ;;
       esac
       ;;
@@ -137,13 +140,16 @@ _banger_about() {
       esac
       ;;
     'banger image pull')
-      options='--name= --replace --size= --platform= --pull= --offline --kernel-ref= --keep-work= --json --quiet --progress= --help --version -v' argument=file
+      options='--name= --replace --size= --platform= --pull= --offline --kernel-ref= --kernel= --initrd= --modules= --keep-work= --json --quiet --progress= --help --version -v' argument=file
       case $2 in
         --name) value='any' ;;
         --size) value='any' ;;
         --platform) value='any' ;;
         --pull) value='words always missing never' ;;
         --kernel-ref) value='file' ;;
+        --kernel) value='file' ;;
+        --initrd) value='file' ;;
+        --modules) value='folder' ;;
         --keep-work) value='folder' ;;
         --progress) value='words auto always never json' ;;
       esac

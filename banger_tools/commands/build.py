@@ -19,7 +19,7 @@ Options:
   --platform=OS/ARCH        Platform to choose from an image for several (else this machine's).
   --pull=WHEN               When to ask the source what REF is: missing, always or never (else missing).
   --offline                 Use only what was fetched before.
-  --kernel-ref=REF          Kernel to go with the image: one of the store by name, or apt:PACKAGE.
+  --kernel-ref=REF          Kernel to go with the image, as bg-publish(1) takes it.
   --keep-manifests          Keep each stage's manifest in DIR, as 1-fetch.json and so on.
   @talk
 

@@ -35,7 +35,9 @@ See also:
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import sys
 import time
@@ -122,8 +124,16 @@ def prune(cache: Cache, keep: Keep, *, dry_run: bool = False) -> Pruned:
         if not dry_run:
             _forget(cache, removed, since)
             doomed = [path for path in doomed if lease.remove_unused(path, since)]
+            _remove_empty(cache.root / "kernels")
     freed = found.size(doomed)
     return Pruned(removed, spared, freed, found.size(found.files) - freed)
+
+
+def _remove_empty(root: Path) -> None:
+    """Remove the folders that nothing is left in; of a kernel each file is one of the cache's."""
+    for folder, _, _ in os.walk(root, topdown=False):
+        with contextlib.suppress(OSError):  # it is not empty, or somebody has just removed it
+            os.rmdir(folder)
 
 
 def _forget(cache: Cache, removed: Sequence[Entry], since: int) -> None:

@@ -15,7 +15,10 @@ Options:
   --pull=WHEN           When to ask the source what REF is now: always, missing or never (else always, if that is
                         allowed).
   --offline             Use only what was fetched before.
-  --kernel-ref=REF      Kernel to go with it: one of the store by name, or apt:PACKAGE.
+  --kernel-ref=REF      Kernel to go with it: its name in the store or a catalog, apt:PACKAGE, or the URL of a bundle.
+  --kernel=FILE         Kernel to go with it, unless the catalog names one: a file.
+  --initrd=FILE         Initrd for --kernel.
+  --modules=DIR         Modules for --kernel: an initrd is made of those that it needs.
   --keep-work=DIR       Keep each stage's manifest and artifact in DIR, an empty folder or a new one.
   --json                Print the manifest of the image instead of its name.
   @talk
@@ -56,7 +59,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from banger_tools import cli, errors, files, locations, pipeline
+from banger_tools import cli, console, errors, files, locations, pipeline
 
 if TYPE_CHECKING:
     from banger_tools.catalog.lookup import Found
@@ -88,11 +91,27 @@ class Options(NamedTuple):
         name = arguments["--name"] or _derived_name(found)
         if name:
             _refuse_taken(name, replace=bool(arguments["--replace"]))
-        kernel = arguments["--kernel-ref"] or (found.entry and found.entry.kernel_ref)
         # The artifacts are of no further use, unless they are to be kept.
-        passed_on = {**asked, "--kernel-ref": kernel, "--move": keep is None}
+        passed_on = {**asked, **_kernel(arguments, found), "--move": keep is None}
         stages = pipeline.stages_for(STAGES, found)
         return cls(arguments["REF"], stages, passed_on, keep, bool(arguments["--json"]))
+
+
+def _kernel(arguments: cli.Arguments, found: Found) -> dict[str, str | None]:
+    """Return what bg-publish is told of the kernel: --kernel-ref, else what the catalog names, else files.
+
+    Raises BadUsage for options that exclude each other.
+    """
+    files_given = [option for option in ("--kernel", "--initrd", "--modules") if arguments[option]]
+    if arguments["--kernel-ref"] and files_given:
+        raise errors.BadUsage(f"--kernel-ref and {files_given[0]} exclude each other")
+    if files_given and not arguments["--kernel"]:
+        raise errors.BadUsage(f"{files_given[0]} goes with --kernel only")
+    ref = arguments["--kernel-ref"] or (found.entry and found.entry.kernel_ref)
+    if ref and files_given:
+        console.warning(f"the kernel of the catalog goes with the image, '{ref}', and not '{arguments['--kernel']}'")
+        return {"--kernel-ref": ref, "--initrd": None, "--modules": None}
+    return {"--kernel-ref": ref, "--kernel-file": arguments["--kernel"]}
 
 
 def _derived_name(found: Found) -> str | None:

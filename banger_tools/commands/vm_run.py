@@ -23,7 +23,7 @@ Options:
   --git-identity=WHO  Who root's commits are by: 'Name <mail>', or host for what this host's git says.
   --user=USER         User of the image to run the command as.
   --cwd=FOLDER        Folder of the image to run the command in.
-  --kernel-ref=REF    Kernel: one of the store by name, or apt:PACKAGE.
+  --kernel-ref=REF    Kernel: its name in the store or in a catalog, apt:PACKAGE, or the URL of a bundle.
   --vmm=VMM           Monitor: auto or qemu.
   --timeout=SECONDS   How long to wait for the machine.
   @talk

@@ -94,7 +94,7 @@ def _keep(folder: Path, name: str, cache: Cache) -> manifest.Kernel:
     if _is_whole(target, digest):
         return record.described(target, name, digest)
     if os.path.lexists(target):
-        console.warning(f"the kernel in '{target}' is damaged, and replaced")
+        console.warning(f"the kernel in '{target}' is damaged, or was removed in part; it is replaced")
         staging.rename(folder, target, staging.RENAME_EXCHANGE)
     else:
         with contextlib.suppress(FileExistsError):  # another program was quicker, with the very same
