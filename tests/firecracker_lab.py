@@ -253,6 +253,17 @@ class Inner:
         curl = f"{CURL} --unix-socket api.sock -X {method}"
         self.outer.sh(f"cd {self.folder}; {wait}; {curl} -d '{json.dumps(body)}' http://localhost{path}")
 
+    def freeze(self) -> None:
+        """Pause the guest for ever, and keep a snapshot of it in its folder."""
+        self.api("PATCH", "/vm", state="Paused")
+        self.api("PUT", "/snapshot/create", snapshot_type="Full", snapshot_path="snapshot", mem_file_path="memory")
+
+    def thaw(self) -> Inner:
+        """Go on from the snapshot, in a new Firecracker."""
+        memory = {"backend_type": "File", "backend_path": "memory"}
+        self.start().api("PUT", "/snapshot/load", snapshot_path="snapshot", mem_backend=memory, resume_vm=True)
+        return self
+
     def sh(self, script: str) -> str:
         """Run a script that must succeed in the guest, and return what it prints."""
         return _successful(self.agent, script)
@@ -274,9 +285,12 @@ def _machine() -> dict[str, Any]:
 
 
 def _successful(agent: Agent, script: str) -> str:
-    result = guest_lab.execute(agent, "sh", "-ec", script)
-    assert result.status == 0, result
-    return result.stdout.decode()
+    results: list[guest_lab.Result] = []
+    thread = threading.Thread(target=lambda: results.append(guest_lab.execute(agent, "sh", "-ec", script)), daemon=True)
+    thread.start()
+    thread.join(2 * SECONDS)
+    assert results and results[0].status == 0, results or f"not done in time: {script}"
+    return results[0].stdout.decode()
 
 
 def _tunnel(outer: Outer, target: str, path: Path) -> Path:
