@@ -67,8 +67,14 @@ MADE = {
     "for another architecture": (kernels.arm64(), "is for arm64, the image for amd64"),
     "no kernel": (b"no kernel at all", "this is no kernel"),
     "a module": (machines.module(), "this is a kernel module"),
-    "without a PVH entry": (kernels.elf(pvh=False), "lacks a bzImage or a PVH entry"),
-    "packed as no monitor unpacks it": (kernels.PACKERS["xz"](kernels.elf()), "lacks a bzImage or a PVH entry"),
+    "without a PVH entry": (
+        kernels.elf(pvh=False),
+        bootable.DIRECT,
+    ),
+    "packed as no monitor unpacks it": (
+        kernels.PACKERS["xz"](kernels.elf()),
+        bootable.DIRECT,
+    ),
     "without ext4": (kernels.elf(WITHOUT_EXT4), "lacks ext4"),
 }
 

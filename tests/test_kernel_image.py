@@ -97,6 +97,11 @@ def test_compressed_kernel_is_understood(method: str, bare: bytes) -> None:
     assert found.is_direct == (bare is ARM64 and method == "gzip")  # what QEMU unpacks by itself
 
 
+def test_banner_that_a_build_left_without_its_date_does_not_count() -> None:
+    unfinished = kernels.BANNER.partition(b"#")[0] + b"#\n\0"
+    assert image.parse(kernels.elf(unfinished + kernels.BANNER)).banner.endswith(" 2024")
+
+
 def test_kernel_that_says_no_version_has_none() -> None:
     assert image.parse(kernels.elf(b"no banner")).version == ""
 

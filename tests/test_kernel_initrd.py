@@ -88,6 +88,19 @@ def test_initrd_after_an_early_one_is_looked_into(tmp_path: Path, distribution: 
     assert looked(tmp_path, data).modules == {"virtio_blk", "ext4"}
 
 
+def test_initrd_of_several_archives_in_one_stream_is_looked_into(tmp_path: Path, distribution: bytes) -> None:
+    more = tmp_path / "more" / "lib" / "modules" / "6.1.0-test"
+    more.mkdir(parents=True)
+    (more / "virtio_net.ko").write_bytes(b"module")
+    data = kernels.PACKERS["gzip"](distribution + archive_of(tmp_path / "more"))
+    assert looked(tmp_path, data).modules == {"virtio_blk", "ext4", "virtio_net"}
+
+
+def test_initrd_packed_in_a_packed_one_is_refused(tmp_path: Path, distribution: bytes) -> None:
+    with pytest.raises(errors.BadInput, match="no initrd"):
+        looked(tmp_path, kernels.PACKERS["gzip"](kernels.PACKERS["gzip"](distribution)))
+
+
 def test_our_own_initrd_is_looked_into(tmp_path: Path) -> None:
     with open(tmp_path / "initrd.img", "wb") as output:
         initrd.write(output, b"\x7fELF init", [modules.Module("virtio", Path("virtio.ko"), b"module")])

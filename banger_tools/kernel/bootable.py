@@ -15,7 +15,9 @@ _ROOT = ("virtio_blk", "ext4", "devtmpfs")
 _NETWORK = "virtio_net"
 _OVERLAY = "overlay"
 _BY_COMMAND_LINE = "virtio_mmio on the command line"
-DIRECT = "a bzImage or a PVH entry"
+DIRECT = "what QEMU starts (a bzImage, a PVH entry, or an arm64 Image)"
+_WITH_MODULES = "banger kernel import --modules makes an initrd of its modules"
+_TAKEN_APART = "give the bzImage of the same build, or let banger kernel import take this one apart"
 
 
 class Machine(NamedTuple):
@@ -112,17 +114,19 @@ def require(kernel: Kernel, what: str, name: str, wants: Wants, *, initrd: bool)
     found = verdict(kernel, name, wants)
     text = MACHINES[name].text
     if found.lacks:
-        raise errors.BadInput(f"{what} cannot boot an image on {text}: it lacks {_listed(found.lacks)}", _hint(kernel))
+        raise errors.BadInput(
+            f"{what} cannot boot an image on {text}: it lacks {_listed(found.lacks)}", _hint(kernel, found)
+        )
     if found.by_initrd and not initrd:
         raise errors.BadInput(
-            f"{what} needs an initrd to boot an image on {text}: {_listed(found.by_initrd)} are modules",
-            "banger kernel import makes one of the kernel and its modules",
+            f"{what} needs an initrd to boot an image on {text}: {_listed(found.by_initrd)} are modules", _WITH_MODULES
         )
 
 
-def _hint(kernel: Kernel) -> str | None:
-    absent = any(state is State.ABSENT for state in kernel.features.values())
-    return "its modules are not here; banger kernel import takes them by --modules" if absent else None
+def _hint(kernel: Kernel, found: Verdict) -> str | None:
+    if any(kernel.features.get(name) is State.ABSENT for name in found.lacks):
+        return _WITH_MODULES
+    return _TAKEN_APART if found.lacks == (DIRECT,) else None
 
 
 def _listed(names: tuple[str, ...]) -> str:

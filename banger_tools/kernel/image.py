@@ -117,8 +117,11 @@ def _of_bare(bare: bytes, outer: str | None, compression: str | None) -> Image:
 
 
 def _version(bare: bytes) -> tuple[str, str]:
-    """Return the release and the banner of a kernel, out of the line that it prints first."""
-    match = _BANNER.search(bare)
+    """Return the release and the banner of a kernel, out of the line that it prints first.
+
+    The longest counts: builds leave one in that has no date yet.
+    """
+    match = max(_BANNER.finditer(bare), key=lambda found: len(found[0]), default=None)
     return (match[1].decode(), match[0].decode()) if match else ("", "")
 
 

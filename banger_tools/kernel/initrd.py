@@ -74,14 +74,14 @@ def look(path: Path) -> Contents:
     return Contents(frozenset(modules.module_name(Path(place)) for place in found), frozenset(versions))
 
 
-def _names(data: bytes) -> Iterator[str]:
-    """Yield the paths in an initrd; archives that stand packed one after another after the first are not searched."""
+def _names(data: bytes, *, packed: bool = False) -> Iterator[str]:
+    """Yield the paths in an initrd; `packed` says that it came out of one, and is not unpacked again."""
     start = 0
     while data.startswith(cpio.MAGICS, start):
         start = yield from cpio.names(data, start)
-    if start == len(data) and start:
+    if start and (packed or start == len(data)):
         return
-    packed = data[start:]
-    if payload.compression(packed) is None:
+    rest = data[start:]
+    if packed or payload.compression(rest) is None:
         raise errors.BadInput("this is no initrd: neither a cpio archive, nor one that is compressed")
-    yield from cpio.names(payload.decompress(packed, limit=LARGEST, what="the initrd"))
+    yield from _names(payload.decompress(rest, limit=LARGEST, what="the initrd"), packed=True)
