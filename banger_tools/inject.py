@@ -249,8 +249,8 @@ def wishes(options: Options, program: bytes | None, scratch: Path) -> Wishes:
     )
 
 
-def edit(path: Path, wanted: Wishes, scratch: Path) -> View:
-    """Carry out wishes on the image at `path`; return it as it was, with what was placed and removed."""
+def edit(path: Path, wanted: Wishes, scratch: Path) -> tuple[View, list[str]]:
+    """Carry out wishes on the image at `path`; return it as it was, with what is to change, and the paths that did."""
     from banger_tools.ext4 import insert
     from banger_tools.ext4.image import opened
     from banger_tools.ext4.view import View
@@ -262,7 +262,15 @@ def edit(path: Path, wanted: Wishes, scratch: Path) -> View:
     written = insert.insert(path, view.placed.values(), scratch, removed=view.removed)
     for one in written:
         console.detail(f"written or removed: {one}")
-    return view
+    return view, written
+
+
+def warn_of_hidden(manifest: Manifest, written: Sequence[str]) -> None:
+    """Warn of files that no machine will show: its work disk, made of a seed from before, is mounted over them."""
+    hidden = [path for path in written if path.startswith("/root/")]
+    if hidden and manifest.raw.get("work_seed"):
+        console.warning(f"no machine will show '{hidden[-1]}': the work seed, made before, comes over /root")
+        console.hint("make the seed anew with bg-seed, after bg-inject")
 
 
 def guest_section(manifest: Manifest, architecture: str, wanted: Wishes, view: View) -> Guest:
@@ -302,7 +310,7 @@ def work(arguments: dict[str, Any]) -> None:
     with stage.edited(source, options.outputs) as (path, final):
         with files.temporary_folder(path) as scratch, console.step("put the guest's files in"):
             wanted = wishes(options, program, scratch)
-            view = edit(path, wanted, scratch)
+            view, written = edit(path, wanted, scratch)
         with opened(path) as image:
             free = (
                 image.superblock.s_free_blocks_count * image.geometry.block_size,
@@ -311,6 +319,7 @@ def work(arguments: dict[str, Any]) -> None:
     if manifest.has("rootfs"):
         rootfs = manifest.get("rootfs", Rootfs)
         manifest.put("rootfs", structs.replace(rootfs, path=str(final), free_bytes=free[0], free_inodes=free[1]))
+    warn_of_hidden(manifest, written)
     manifest.put("guest", guest_section(manifest, architecture, wanted, view))
     manifest.record("bg-inject", record(options))
     stage.print_result(manifest, final, path_only=options.outputs.path_only)

@@ -251,3 +251,20 @@ def test_script_of_the_first_boot_reads_the_marker_as_it_is_written(tmp_path: Pa
     environment = {**os.environ, "BANGER_ROOT": str(tmp_path / "dumped")}
     said = subprocess.run(["sh", script, "--print"], env=environment, capture_output=True, text=True, check=True).stdout
     assert "openssh-server" in said and "systemd" in said
+
+
+def test_keys_that_come_after_the_work_seed_are_warned_of(tmp_path: Path) -> None:
+    archive, key = tmp_path / "content.tar", tmp_path / "key"
+    with trees.new_tar(archive) as out:
+        trees.add(out, "root/.profile", data=b"A=1\n")
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    made = support.run_ok("bg-mkext4", "-C", tmp_path, archive)
+    seeded = support.run_ok("bg-seed", "-C", tmp_path, stdin=made)
+    inject = ["bg-inject", "--no-agent", f"--ssh-key={key}.pub"]
+    late = support.run(*inject, stdin=seeded)
+    assert late.returncode == 0
+    assert b"warning: no machine will show '/root/.ssh/authorized_keys'" in late.stderr
+    assert b"hint: make the seed anew with bg-seed" in late.stderr
+    assert support.run(*inject, stdin=late.stdout).stderr == b""  # nothing was written, so nothing more is hidden
+    elsewhere = support.run("bg-inject", "--no-agent", "--hostname=web", stdin=seeded)
+    assert (elsewhere.returncode, elsewhere.stderr) == (0, b"")
