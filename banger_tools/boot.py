@@ -48,8 +48,9 @@ Description:
   its terminal; nothing else keeps running. QEMU uses KVM where booting a kernel with it works, which is tried once
   with a time limit, and runs without it elsewhere.
 
-  Wrong values are refused before anything is made. A start that fails is undone: the monitor is ended, and the
-  folder removed unless --keep is given; the error shows the end of the guest's console.
+  Wrong values are refused before anything is made, as is a kernel that cannot boot the image: the error names what
+  it lacks. A start that fails is undone: the monitor is ended, and the folder removed unless --keep is given; the
+  error shows the end of the guest's console.
 
   --ssh-key and --git-identity are for this VM alone and stand on its work disk, if it has one: the keys are added to
   root's authorized_keys, and root's .gitconfig gets one line that includes a file with the identity.
