@@ -302,9 +302,10 @@ def _tunnel(outer: Outer, target: str, path: Path) -> Path:
     def carry(stream: socket.socket) -> None:
         # two descriptors: what can be written to need not have anything to read
         with stream, stream.dup() as out, open(os.devnull, "wb") as nowhere:
-            streams = {"stdin_fd": stream.fileno(), "stdout_fd": out.fileno(), "stderr_fd": nowhere.fileno()}
+            argv = ["socat", "-", f"UNIX-CONNECT:{target}"]
+            ours = stream.fileno(), out.fileno(), nowhere.fileno()
             with contextlib.suppress(OSError, errors.BangerError):
-                outer.agent.exec(["socat", "-", f"UNIX-CONNECT:{target}"], **streams)
+                outer.agent.exec(argv, stdin_fd=ours[0], stdout_fd=ours[1], stderr_fd=ours[2])
 
     def accept() -> None:
         while True:
