@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import shutil
 import subprocess
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -251,6 +253,20 @@ def test_script_of_the_first_boot_reads_the_marker_as_it_is_written(tmp_path: Pa
     environment = {**os.environ, "BANGER_ROOT": str(tmp_path / "dumped")}
     said = subprocess.run(["sh", script, "--print"], env=environment, capture_output=True, text=True, check=True).stdout
     assert "openssh-server" in said and "systemd" in said
+
+
+def test_home_that_others_may_write_to_is_made_one_that_sshd_trusts(tmp_path: Path) -> None:
+    archive, key = tmp_path / "content.tar", tmp_path / "key"
+    with trees.new_tar(archive) as out:
+        trees.add(out, "root", tarfile.DIRTYPE, mode=0o1777, uid=5, gid=5)
+        trees.add(out, "root/.ssh", tarfile.DIRTYPE, mode=0o777, uid=5, gid=5)
+        trees.add(out, "root/.ssh/authorized_keys", data=b"", mode=0o666, uid=5)
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    image = Path(support.run_ok("bg-mkext4", "--path", "-C", tmp_path, archive).decode().strip())
+    support.run_ok("bg-inject", "--no-agent", f"--ssh-key={key}.pub", image)
+    trees.fsck(image)
+    for path, mode in (("/root", "01755"), ("/root/.ssh", "0700"), ("/root/.ssh/authorized_keys", "0600")):
+        assert re.search(rf"Mode:  {mode} .*User: +0 +Group: +0 ", stat(image, path), re.DOTALL), path
 
 
 def test_keys_that_come_after_the_work_seed_are_warned_of(tmp_path: Path) -> None:

@@ -89,12 +89,21 @@ def authorized_keys(view: View, keys: Sequence[bytes]) -> list[Placed]:
     """Return the authorized_keys of root with these keys added to those that the image has."""
     lines = (view.read(KEYS, MAX_CONFIG) or b"").splitlines()
     lines += [key for key in dict.fromkeys(keys) if key not in lines]
-    home = [] if view.find("/root") else [Placed("/root", "dir", mode=0o700)]
     return [
-        *home,
+        *_home(view),
         Placed("/root/.ssh", "dir", mode=0o700),
         Placed(KEYS, content=b"\n".join(lines) + b"\n", mode=0o600),
     ]
+
+
+def _home(view: View) -> list[Placed]:
+    """Return what makes root's home one that sshd trusts: its owner is root, and nobody else may write to it."""
+    found = view.find("/root")
+    if found is None:
+        return [Placed("/root", "dir", mode=0o700)]
+    if found.kind != "dir" or found.inode is None or not (found.inode.i_uid or found.inode.i_mode & 0o022):
+        return []
+    return [Placed("/root", "dir", mode=stat.S_IMODE(found.inode.i_mode) & ~0o022)]
 
 
 def host_keys(view: View) -> list[str]:
