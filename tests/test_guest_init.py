@@ -97,6 +97,13 @@ def test_home_that_others_may_write_to_is_closed_when_keys_are_added(root: Path)
     assert "700 0 0\n" in run(root, "stat -c '%a %u %g' /root/.ssh")
 
 
+def test_keys_go_where_a_linked_folder_of_dotfiles_leads(root: Path) -> None:
+    (root / "root" / "dotfiles").mkdir()
+    (root / "root" / ".ssh").symlink_to("dotfiles")
+    run(root, "true", ssh_keys=["ssh-ed25519 AAAAone me"])
+    assert (root / "root" / "dotfiles" / "authorized_keys").read_text() == "ssh-ed25519 AAAAone me\n"
+
+
 NAMES = ["A. U. Thor", 'the "quoted" \\ one', "#; trailing", "ünïcode", "two\nlines"]
 
 

@@ -106,7 +106,7 @@ static int open_home(void)
 static void write_keys(char **keys, int folder)
 {
 	static char present[FILE_LIMIT];
-	int fd = openat(folder, "authorized_keys", O_RDWR | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600);
+	int fd = openat(folder, "authorized_keys", O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 
 	if (file_read("/root/.ssh/authorized_keys", present, sizeof present) < 0)
 		present[0] = '\0';
@@ -126,7 +126,7 @@ static void add_keys(char **keys)
 	if (home < 0)
 		return;
 	mkdirat(home, ".ssh", 0700);
-	folder = openat(home, ".ssh", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	folder = openat(home, ".ssh", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	close(home);
 	if (folder < 0) {
 		say_errno("cannot open '/root/.ssh'");
