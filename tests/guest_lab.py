@@ -21,18 +21,27 @@ from tests import support
 SECONDS = 20.0
 
 
-def program() -> Path:
-    """Return the guest program for this machine."""
+def program(arch: str = os.uname().machine) -> Path:
+    """Return the guest program for an architecture, this machine's own if none is named."""
     try:
-        return guest.program(os.uname().machine)
+        return guest.program(arch)
     except errors.Unavailable as error:
         support.cannot(error.message)
 
 
+def command(arch: str = os.uname().machine) -> list[str]:
+    """Return the words that run the guest program of an architecture here: a foreign one under QEMU's emulation."""
+    path = str(program(arch))
+    if arch == os.uname().machine:
+        return [path]
+    support.need(f"qemu-{arch}")
+    return [f"qemu-{arch}", path]
+
+
 @contextlib.contextmanager
-def running(*arguments: str | Path) -> Iterator[subprocess.Popen[bytes]]:
+def running(*arguments: str | Path, arch: str = os.uname().machine) -> Iterator[subprocess.Popen[bytes]]:
     """Run the guest program and end it afterwards."""
-    process = subprocess.Popen([program(), *arguments], stdin=subprocess.DEVNULL)
+    process = subprocess.Popen([*command(arch), *arguments], stdin=subprocess.DEVNULL)
     try:
         yield process
     finally:
@@ -41,10 +50,10 @@ def running(*arguments: str | Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextlib.contextmanager
-def listening(folder: Path) -> Iterator[Path]:
+def listening(folder: Path, arch: str = os.uname().machine) -> Iterator[Path]:
     """Run an agent on a Unix socket in a folder and yield the socket's path."""
     path = folder / "agent.sock"
-    with running("agent", "--listen-unix", path):
+    with running("agent", "--listen-unix", path, arch=arch):
         Agent(transport.unix(path)).wait_ready(time.monotonic() + SECONDS, lambda: True)
         yield path
 

@@ -189,10 +189,13 @@ def test_terminal_has_its_size_and_follows_a_resize(listener: Path) -> None:
 
 
 def test_interrupt_key_reaches_the_foreground_of_a_terminal(listener: Path) -> None:
-    client = Raw(listener, argv=["sh", "-c", "echo ready; sleep 60"], tty=True, stdin=True)
-    client.until(STDOUT)
+    client = Raw(listener, argv=["cat"], tty=True, stdin=True)  # a shell may lose the key between two commands
+    client.send(STDIN, b"ready\n")
+    shown = b""
+    while shown.count(b"ready") < 2:  # the terminal's echo, and cat's own
+        shown += client.until(STDOUT)
     client.send(STDIN, b"\x03")
-    assert json.loads(client.until(EXIT))["status"] == 130
+    assert json.loads(client.until(EXIT)) == {"signal": signal.SIGINT, "status": 130}
     client.close()
 
 

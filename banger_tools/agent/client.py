@@ -22,6 +22,7 @@ _PAUSE = 0.02
 _KINDS: dict[int, type[errors.BangerError]] = {
     403: errors.Denied,
     404: errors.NoInput,
+    501: errors.Unavailable,
     503: errors.Retry,
     507: errors.IOFailure,
 }

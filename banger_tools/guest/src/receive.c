@@ -98,6 +98,8 @@ static int status_of(int error)
 	case EACCES:
 	case EPERM:
 		return 403;
+	case ENOSYS:
+		return 501; /* openat2 */
 	default:
 		return 400;
 	}
