@@ -27,10 +27,11 @@ Description:
   is there already just so is not written, so running it twice is running it once. While it is edited the image is
   marked dirty; an image that is not clean is refused. With -o the image stays as it is, and a copy is edited.
 
-  Where the image has sshd, root may log in by key only. Host keys that were made with the image are taken out, as
-  everybody who has the image knows them; each machine makes its own. Where it has none, --first-boot=sshd leaves a
-  note in /var/lib/banger/first-boot-pending, and the machine installs sshd with the image's own package manager once
-  it has a network.
+  Where the image has sshd, root may log in by key only: a file in sshd_config.d says so, and where sshd would not hear
+  it, lines at the top of sshd_config. Host keys that were made with the image are taken out, as everybody who has the
+  image knows them; each machine makes its own. Where it has no sshd, --first-boot=sshd leaves a note in
+  /var/lib/banger/first-boot-pending, and the machine installs sshd with the image's own package manager once it has a
+  network.
 
   --file replaces what has the name, but no folder; other hard links of a file that is replaced keep its content. A
   GUEST that ends in a slash is a folder for it. Files come over those that are put in otherwise, and a unit that comes
@@ -216,7 +217,7 @@ def read_program(architecture: str) -> bytes:
 
 
 def architecture_of(image: Path, manifest: Manifest) -> str:
-    """Return the architecture of an image: what its programs are, and its manifest says.
+    """Return the architecture of an image in OCI's word: what its manifest says, else what its programs are for.
 
     Raises BadInput if the two differ.
     """
@@ -228,9 +229,9 @@ def architecture_of(image: Path, manifest: Manifest) -> str:
     with opened(image) as opened_image:
         found = plan.architecture(View(opened_image))
     stated = manifest.image.get("architecture")
-    if found and stated and guest.architecture(str(stated)) != guest.architecture(found):
+    if found and stated and found != stated and guest.architecture(str(stated)) != guest.architecture(found):
         raise errors.BadInput(f"the programs in '{image}' are for {found}, and the manifest says {stated}")
-    return found or manifest.architecture
+    return manifest.architecture if stated else found or manifest.architecture
 
 
 def wishes(options: Options, program: bytes | None, scratch: Path) -> Wishes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -88,8 +89,12 @@ def systemctl(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 def links(folder: Path) -> dict[str, str]:
-    """Return all links below a folder, each with where it leads; empty folders do not count."""
-    return {str(path.relative_to(folder)): str(path.readlink()) for path in walk(folder) if path.is_symlink()}
+    """Return all links below a folder, each with where it leads; empty folders do not count.
+
+    Since version 255 systemd spells its folder /usr/lib, where it was /lib: here these are the same.
+    """
+    found = {path: str(path.readlink()) for path in walk(folder) if path.is_symlink()}
+    return {str(path.relative_to(folder)): re.sub("^/usr/lib/", "/lib/", target) for path, target in found.items()}
 
 
 def walk(folder: Path) -> Iterator[Path]:

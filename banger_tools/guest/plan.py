@@ -21,7 +21,7 @@ PACKAGE_MANAGERS = ("apt-get", "apk", "dnf", "microdnf", "yum", "pacman", "zyppe
 _MAX_MARKER = 4096
 _PROGRAMS = ("/sbin/init", "/bin/sh", "/bin/busybox", "/usr/bin/env", *SYSTEMD)
 _ELF64 = b"\x7fELF\x02\x01"
-_MACHINES = {62: "x86_64", 183: "aarch64", 21: "ppc64le", 22: "s390x", 243: "riscv64", 258: "loongarch64"}
+_MACHINES = {62: "amd64", 183: "arm64", 21: "ppc64le", 22: "s390x", 243: "riscv64", 258: "loong64"}
 
 
 class Wishes(NamedTuple):
@@ -38,7 +38,7 @@ class Wishes(NamedTuple):
 
 
 def architecture(view: View) -> str | None:
-    """Return what machine the programs of an image are for, in the kernel's word; None if it has none that says so.
+    """Return what machine the programs of an image are for, in OCI's word; None if it has none that says so.
 
     Programs of 32 bits say nothing: they run beside a program of 64.
     """
