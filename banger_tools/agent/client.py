@@ -16,7 +16,7 @@ from banger_tools.agent.transport import Connection, Connector
 ANSWER_SECONDS = 30.0
 SYNC_SECONDS = 300.0
 TRANSFER_SECONDS = 60.0
-_ATTEMPT_SECONDS = 1.0
+_ATTEMPT_SECONDS, _LONGEST_ATTEMPT = 1.0, 5.0
 _PAUSE = 0.02
 
 _KINDS: dict[int, type[errors.BangerError]] = {
@@ -52,8 +52,8 @@ class Agent:
         began = time.monotonic()
         while True:
             left = deadline - time.monotonic()
-            # what took long already may need long for one answer, too
-            patience = max(_ATTEMPT_SECONDS, (time.monotonic() - began) / 2)
+            # what took long already may need long for one answer, too; but a machine's end is seen in between
+            patience = min(max(_ATTEMPT_SECONDS, (time.monotonic() - began) / 2), _LONGEST_ATTEMPT)
             with contextlib.suppress(errors.Retry):
                 answer = self.health(max(min(patience, left), 0.001))
                 if answer.get("ready") is True:
