@@ -183,7 +183,7 @@ def catalog_page() -> str:
     """Return banger-catalog(5), out of the module that reads it."""
     from banger_tools.catalog import entries
 
-    structs = {"The object": entries.Catalog, "images": entries.Entry}
+    structs = {"The object": entries.Catalog, "images": entries.Entry, "kernels": entries.Kernel}
     return _format_page("banger-catalog", entries, structs, "banger-image-pull(1) bg-fetch(1) banger-config(5)")
 
 
