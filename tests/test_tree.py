@@ -87,6 +87,12 @@ def test_bad_line_is_named_by_its_number(tmp_path: Path) -> None:
         tree.read(write(tmp_path, {"path": "/ok", "type": "dir"}, {"path": 5, "type": "dir"}))
 
 
+@pytest.mark.parametrize("mode", ["", "9", "07777 ", "0755\n", "10755", "-1", "0o7", "٧"])
+def test_mode_that_is_not_octal_is_refused_with_its_line(mode: str, tmp_path: Path) -> None:
+    with pytest.raises(errors.BadInput, match="line 3: '/bad' has a mode"):
+        tree.read(write(tmp_path, {"path": "/ok", "type": "dir"}, {"path": "/bad", "type": "dir", "mode": mode}))
+
+
 def test_entry_below_a_file_and_one_named_twice_are_refused(tmp_path: Path) -> None:
     with pytest.raises(errors.BadInput, match="is no folder"):
         paths(tmp_path, {"path": "/a", "type": "fifo"}, {"path": "/a/b", "type": "fifo"})
