@@ -205,15 +205,17 @@ def change(path: Path, options: Options, entries: Sequence[Entry] | None) -> tup
 
 def work(arguments: dict[str, Any]) -> int:
     """Compare the image with what it is to be, and set what differs."""
+    from msgspec import structs
+
+    from banger_tools import tree  # noqa: F401 - with the next one, loaded while the stage before still works
+    from banger_tools.ext4 import editor, owners  # noqa: F401
+    from banger_tools.manifest import Ownership, Rootfs
+
     options = Options.from_arguments(arguments)
     manifest, source = stage.input_image(options.input)
     entries = tree_entries(options, manifest)
     if options.check:
         return check(source, options, entries)
-    from msgspec import structs
-
-    from banger_tools.manifest import Ownership, Rootfs
-
     with stage.edited(source, options.outputs) as (path, final), console.step("set owners and modes"):
         wanted, changed = change(path, options, entries)
     report(wanted)

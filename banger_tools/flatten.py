@@ -153,6 +153,7 @@ def refuse_outputs(options: Options, artifact: Path) -> None:
 
 def merge(options: Options) -> tuple[Manifest, Tree]:
     """Return the manifest that INPUT is or stands for, and the tree of its layers and of those on top."""
+    from banger_tools import layers, tree  # noqa: F401 - loaded while the stage before still works
     from banger_tools.manifest import Manifest
 
     kind, path = stage.open_input(options.input)

@@ -175,7 +175,8 @@ def read_input(argument: str | None) -> tuple[Manifest, Tree]:
 def work(arguments: dict[str, Any]) -> None:
     """Read the tree, build the image, print the manifest."""
     options = Options.from_arguments(arguments)
-    from banger_tools.ext4 import features
+    from banger_tools.ext4 import builder, features  # before the input is read: the stage before may still work
+    from banger_tools.manifest import Rootfs
 
     chosen = features.chosen(options.features)
     artifact = options.outputs.artifact("rootfs.ext4")
@@ -183,9 +184,6 @@ def work(arguments: dict[str, Any]) -> None:
     manifest, tree = read_input(options.input)
     for source in tree.sources:
         lease.use_cached(Path(source.path))
-    from banger_tools.ext4 import builder
-    from banger_tools.manifest import Rootfs
-
     wanted = builder.Wanted(
         options.size,
         options.label,
