@@ -54,6 +54,7 @@ Exit status:
   69  debugfs is not installed, or the guest program is not built
   73  the copy exists already, or cannot be made (-o)
   74  the image or the disk is full, or failed
+  75  another program edits the image
   77  the image may not be written
 
 See also:

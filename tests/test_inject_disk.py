@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -225,6 +227,32 @@ def test_what_is_replaced_makes_room(small: Path, tmp_path: Path) -> None:
 def test_image_that_is_not_clean_is_refused(small: Path, request_: str, words: str) -> None:
     subprocess.run(["/sbin/debugfs", "-w", "-R", request_, small], check=True, capture_output=True)
     refused(small, 65, words)
+
+
+def test_image_that_another_program_edits_is_left_alone(small: Path) -> None:
+    with open(small, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        refused(small, 75, "is being edited by another program")
+    support.run_ok("bg-inject", small)
+
+
+def test_two_at_once_leave_a_sound_image(small: Path, tmp_path: Path) -> None:
+    """The first waits in debugfs until the second was refused."""
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    slow = f'touch {marks}/began; while [ ! -e {marks}/refused ]; do sleep 0.1; done; exec /sbin/debugfs "$@"'
+    argv, environment = support.argv("bg-inject", small), support.environment(fake_debugfs(tmp_path / "bin", slow))
+    with subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL) as first:
+        try:
+            while not (marks / "began").exists() and first.poll() is None:
+                time.sleep(0.05)
+            second = support.run("bg-inject", "--hostname=web", small)
+        finally:
+            (marks / "refused").touch()
+    assert (first.returncode, second.returncode) == (0, 65), second.stderr.decode()
+    trees.fsck(small)
+    support.run_ok("bg-inject", "--hostname=web", small)
+    trees.fsck(small)
 
 
 def fake_debugfs(folder: Path, text: str) -> dict[str, str]:

@@ -42,29 +42,33 @@ def insert(path: Path, wanted: Iterable[Placed], scratch: Path, *, removed: Iter
 
     Return the paths that had to be written. `scratch` is a folder for contents meanwhile. What is there already just
     so is left alone; other names of a file that is replaced keep it as it was; what no name is left for is wiped.
-    Raises BadInput for a path that leads out of the image or through a file, IOFailure if the image has no room, and
-    Unavailable without debugfs; then nothing was written.
+    Raises BadInput for a path that leads out of the image or through a file, IOFailure if the image has no room,
+    Retry if another program edits it, and Unavailable without debugfs; then nothing was written.
     """
     process.find("debugfs")
     with opened(path) as image:
-        placed = _with_parents(image, wanted)
-        changes = _changes(image, placed, removed)
-        owners = _attribute_blocks(image, changes.old)
+        editor.keep_others_out(image)
+        changes = _changes(image, _with_parents(image, wanted), removed)
         commands = _commands(changes, scratch)
         _check_room(image, changes)
-        wiped = [extent for one in changes.old for extent in _extents(image, one)]
-        when = max(1, image.superblock.s_mkfs_time)
-        quotas = image.superblock.has("quota")
+        if commands:
+            _edit(image, changes, commands)
+    return sorted({one.path for group in changes for one in group})
+
+
+def _edit(image: Image, changes: _Changes, commands: list[str]) -> None:
+    """Run the commands on an image that was found to be clean, and see to it that they did what they should."""
+    path, quotas = image.path, image.superblock.has("quota")
+    owners = _attribute_blocks(image, changes.old)
+    freed = [extent for one in changes.old for extent in _extents(image, one)]
     if quotas:
         process.find("e2fsck")
-    if commands:
-        with opened(path, writable=True) as image, editor.editing(image):
-            debugfs.run(path, commands, when)
-            _verify(path, changes)
-            _finish(path, owners, wiped)
-            if quotas:
-                editor.count_quotas(image)
-    return sorted({one.path for group in changes for one in group})
+    with opened(path, writable=True) as target, editor.editing(target):
+        debugfs.run(path, commands, max(1, image.superblock.s_mkfs_time))
+        _verify(path, changes)
+        _finish(path, owners, freed)
+        if quotas:
+            editor.count_quotas(target)
 
 
 def _with_parents(image: Image, wanted: Iterable[Placed]) -> list[Placed]:
