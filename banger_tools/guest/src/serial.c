@@ -360,7 +360,7 @@ void serial_serve(int port, void (*serve)(int fd))
 	pump.is_socket = fstat(port, &status) == 0 && S_ISSOCK(status.st_mode);
 	signal(SIGCHLD, SIG_IGN); /* ended connections need no reaping */
 	watch_port(port);
-	if (!pump.is_socket)
+	if (!pump.is_socket && !isatty(port))
 		put_control(&pump, 'E', ""); /* a host that waits for an agent that was killed would wait for ever */
 	while (pump_once(&pump))
 		continue;
