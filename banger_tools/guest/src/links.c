@@ -6,23 +6,24 @@
 #define FIRST_SIZE 256 /* a power of two, as every size */
 
 struct link {
-	uint64_t inode;
+	dev_t device; /* the files of one overlay are on several */
+	ino_t inode;
 	char *path;
 };
 
-/* The slot of an inode: its own, or the free one where it belongs. */
-static struct link *slot_of(struct link *slots, size_t size, uint64_t inode)
+/* The slot of a file: its own, or the free one where it belongs. */
+static struct link *slot_of(struct link *slots, size_t size, dev_t device, ino_t inode)
 {
-	size_t at = (size_t)(inode * 0x9e3779b97f4a7c15u >> 32) & (size - 1);
+	size_t at = (size_t)((inode + device) * 0x9e3779b97f4a7c15u >> 32) & (size - 1);
 
-	while (slots[at].path && slots[at].inode != inode)
+	while (slots[at].path && (slots[at].inode != inode || slots[at].device != device))
 		at = (at + 1) & (size - 1);
 	return &slots[at];
 }
 
-const char *links_find(const struct links *links, uint64_t inode)
+const char *links_find(const struct links *links, const struct stat *file)
 {
-	return links->size ? slot_of(links->slots, links->size, inode)->path : NULL;
+	return links->size ? slot_of(links->slots, links->size, file->st_dev, file->st_ino)->path : NULL;
 }
 
 /* At most half of the slots are ever taken. */
@@ -37,8 +38,10 @@ static bool grow(struct links *links)
 	if (!slots)
 		return false;
 	for (size_t i = 0; i < links->size; i++) {
-		if (links->slots[i].path)
-			*slot_of(slots, size, links->slots[i].inode) = links->slots[i];
+		const struct link *old = &links->slots[i];
+
+		if (old->path)
+			*slot_of(slots, size, old->device, old->inode) = *old;
 	}
 	free(links->slots);
 	links->slots = slots;
@@ -46,7 +49,7 @@ static bool grow(struct links *links)
 	return true;
 }
 
-void links_add(struct links *links, uint64_t inode, const char *path)
+void links_add(struct links *links, const struct stat *file, const char *path)
 {
 	char *copy = strdup(path);
 
@@ -54,7 +57,7 @@ void links_add(struct links *links, uint64_t inode, const char *path)
 		free(copy);
 		return;
 	}
-	*slot_of(links->slots, links->size, inode) = (struct link){ inode, copy };
+	*slot_of(links->slots, links->size, file->st_dev, file->st_ino) = (struct link){ file->st_dev, file->st_ino, copy };
 	links->count++;
 }
 

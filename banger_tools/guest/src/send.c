@@ -193,18 +193,19 @@ static bool send_entry(struct sender *sender, int folder, const char *name)
 	if (fstatat(folder, name, &status, AT_SYMLINK_NOFOLLOW) < 0)
 		return errno == ENOENT; /* it went away between the two looks */
 	describe(&sender->entry, &status);
-	if (status.st_dev != sender->device)
-		return sender->entry.type == '5' ? send_header(sender, folder, name) : true;
+	/* what is mounted there; the files of an overlay are on other devices than its folders, and belong to it */
+	if (S_ISDIR(status.st_mode) && status.st_dev != sender->device)
+		return send_header(sender, folder, name);
 	if (sender->entry.type == '\0')
 		return true;
 	if (S_ISDIR(status.st_mode) || status.st_nlink < 2)
 		return send_by_type(sender, folder, name);
-	first = links_find(&sender->links, status.st_ino);
+	first = links_find(&sender->links, &status);
 	if (first)
 		return send_link(sender, first);
 	if (!send_by_type(sender, folder, name))
 		return false;
-	links_add(&sender->links, status.st_ino, sender->entry.path);
+	links_add(&sender->links, &status, sender->entry.path);
 	return true;
 }
 
