@@ -55,7 +55,7 @@ def fetch(*words: str, status: int = 0, **env: str) -> tuple[dict[str, Any], str
 
 
 def test_an_entry_may_have_keys_that_nobody_knows_yet() -> None:
-    data = catalog({"name": "a", "source": "apt:bookworm", "boots": "fast"}, kernels=[{"name": "k"}])
+    data = catalog({"name": "a", "source": "apt:bookworm", "boots": "fast"}, machines=[{"name": "m"}])
     assert entries.parse(data, "x").images == (entries.Entry("a", source="apt:bookworm"),)
 
 
