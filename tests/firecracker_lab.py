@@ -36,7 +36,7 @@ DIGESTS = {
     "jailer": "86622337f91df329cca72bb21cd1324fb8b6fa47931601d65ee4b2c72ef2cae5",
 }
 
-SECONDS = 180.0  # for whatever takes seconds on an idle machine
+SECONDS = 300.0  # for whatever takes seconds on an idle machine
 PORTS = 8
 GUEST_CID = 3
 CURL = f"curl -sS --fail-with-body --max-time {SECONDS:.0f} --retry 9 --retry-connrefused"
