@@ -20,7 +20,7 @@ from tests import support
 RELEASE = "6.1.0-test"
 BANNER = b"Linux version 6.1.0-test (builder@host) (gcc 12) #1 SMP PREEMPT_DYNAMIC Mon Jan 1 00:00:00 UTC 2024\n\0"
 NAMES = b"ext4\0virtio_blk\0virtio_net\0virtio-pci\0virtio-mmio\0virtio_console\0vmw_vsock_virtio_transport\0"
-NAMES += b"overlay\0devtmpfs\0ACPI: \0"
+NAMES += b"overlay\0devtmpfs\0_SB_\0"
 CONFIG = """\
 #
 # Automatically generated file; DO NOT EDIT.

@@ -206,6 +206,12 @@ def test_refusal_names_what_is_lacking() -> None:
     assert "--modules" in str(caught.value.hint)
 
 
+def test_kernel_that_lacks_a_network_only_is_said_to_boot_without_one() -> None:
+    with pytest.raises(errors.BadInput, match="lacks virtio_net") as caught:
+        bootable.require(states(virtio_net=State.MISSING), "the kernel 'k'", "qemu", bootable.ALL, initrd=True)
+    assert "--net none" in str(caught.value.hint)
+
+
 def test_refusal_names_the_modules_that_want_an_initrd() -> None:
     modular = states(ext4=State.MODULE)
     with pytest.raises(errors.BadInput, match=r"needs an initrd .* ext4"):

@@ -17,6 +17,7 @@ _OVERLAY = "overlay"
 _BY_COMMAND_LINE = "virtio_mmio on the command line"
 DIRECT = "what QEMU starts (a bzImage, a PVH entry, or an arm64 Image)"
 _WITH_MODULES = "banger kernel import --modules makes an initrd of its modules"
+_UNCONNECTED = "it boots without a network: --net none"
 _TAKEN_APART = "give the bzImage of the same build, or let banger kernel import take this one apart"
 
 
@@ -126,7 +127,7 @@ def require(kernel: Kernel, what: str, name: str, wants: Wants, *, initrd: bool)
 def _hint(kernel: Kernel, found: Verdict) -> str | None:
     if any(kernel.features.get(name) is State.ABSENT for name in found.lacks):
         return _WITH_MODULES
-    return _TAKEN_APART if found.lacks == (DIRECT,) else None
+    return {(DIRECT,): _TAKEN_APART, (_NETWORK,): _UNCONNECTED}.get(found.lacks)
 
 
 def _listed(names: tuple[str, ...]) -> str:
