@@ -255,12 +255,14 @@ def test_streams_and_status_are_the_commands_own(home: Path) -> None:
 
 @pytest.mark.boot
 def test_machine_runs_on_without_rm_and_the_hint_says_how_to_go_on(home: Path) -> None:
-    done = vm_run(home, "--image=busy", "--name=stays", "--", "sh", "-c", "echo kept >/data/file")
+    who = "--git-identity=Ada <ada@host>"
+    done = vm_run(home, "--image=busy", "--name=stays", who, "--", "sh", "-c", "echo kept >/data/file")
     try:
         assert done.returncode == 0, done.stderr.decode()
         assert b"bg-boot --exec stays" in done.stderr
-        again = run("bg-boot", "--exec=stays", "--", "cat", "/data/file", env={"BANGER_HOME": str(home)})
-        assert again.stdout == b"kept\n"
+        command = ["cat", "/data/file", "/root/.gitconfig-banger"]
+        again = run("bg-boot", "--exec=stays", "--", *command, env={"BANGER_HOME": str(home)})
+        assert again.stdout == b'kept\n[user]\n\tname = "Ada"\n\temail = "ada@host"\n'
     finally:
         run("bg-boot", "--force", "--delete=stays", env={"BANGER_HOME": str(home)})
     assert machines_left(home) == []
