@@ -278,6 +278,8 @@ def encode_time(seconds: int, nanoseconds: int) -> tuple[int, int]:
 
     Times outside of 1901 to 2446 are moved to the nearest that fits.
     """
+    if 0 <= seconds < 1 << 31:
+        return seconds, nanoseconds << 2
     seconds = min(max(seconds, -(1 << 31)), (1 << 34) - (1 << 31) - 1)
     low = seconds & 0xFFFFFFFF
     signed = low - (1 << 32) if low & 0x80000000 else low

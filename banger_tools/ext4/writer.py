@@ -33,8 +33,10 @@ _TYPE_BITS = {
 }
 # i_mode uid size_lo atime ctime mtime dtime gid links blocks_lo flags version block generation acl_lo size_hi obsolete
 # blocks_hi acl_hi uid_hi gid_hi csum_lo reserved extra_isize csum_hi ctime_x mtime_x atime_x crtime crtime_x ver projid
-_INODE = struct.Struct("<HHIIIIIHHIII60sIIIIHHHHHHHHIIIIIII")
-_NO_ROOM = bytes(XATTR_ROOM)
+# xattrs
+_INODE = struct.Struct(f"<HHIIIIIHHIII60sIIIIHHHHHHHHIIIIIII{XATTR_ROOM}s")
+_CHECKSUM = struct.Struct("<HHHH")  # csum_lo reserved extra_isize csum_hi
+_CHECKSUM_AT = 0x7C
 _SPARE_BLOCKS = 1  # of the extent tree of a folder that is cut into more than four pieces
 
 
@@ -170,12 +172,13 @@ class Writer:
         existing = self.image.inode_place(1)
         table = bytearray(os.pread(self.image.descriptor, (s.LOST_FOUND_INO) * INODE_SIZE, existing))
         table.extend(bytes((self.plan.inodes - s.LOST_FOUND_INO) * INODE_SIZE))
+        view = memoryview(table)
         for item in self.plan.items:
             seed = checksum.inode_seed(self.seed, item.number, 0) if self.sealed else None
-            self.pack_inode(table, item, seed, places.get(item.number))
+            self.pack_inode(view, item, seed, places.get(item.number))
         return table
 
-    def pack_inode(self, table: bytearray, item: Item, seed: int | None, places: list[extents.Extent] | None) -> None:
+    def pack_inode(self, table: memoryview, item: Item, seed: int | None, places: list[extents.Extent] | None) -> None:
         """Write one inode into the table, with its checksum if there is a seed for it."""
         entry = item.entry
         kind = entry.type
@@ -199,14 +202,11 @@ class Writer:
             table, at, _TYPE_BITS[kind] | int(entry.mode, 8), entry.uid & 0xFFFF, size & 0xFFFFFFFF,
             seconds, seconds, seconds, 0, entry.gid & 0xFFFF, item.links, blocks & 0xFFFFFFFF, flags, 0, content, 0,
             acl & 0xFFFFFFFF, size >> 32, 0, blocks >> 32, acl >> 32, entry.uid >> 16, entry.gid >> 16, 0, 0,
-            s.EXTRA_ISIZE, 0, nanoseconds, nanoseconds, nanoseconds, seconds, nanoseconds, 0, 0,
+            s.EXTRA_ISIZE, 0, nanoseconds, nanoseconds, nanoseconds, seconds, nanoseconds, 0, 0, item.room or b"",
         )  # fmt: skip
-        table[at + INODE_SIZE - XATTR_ROOM : at + INODE_SIZE] = item.room or _NO_ROOM
-        if seed is None:
-            return
-        value = crc32c(memoryview(table)[at : at + INODE_SIZE], seed) ^ 0xFFFFFFFF
-        table[at + 0x7C : at + 0x7E] = (value & 0xFFFF).to_bytes(2, "little")
-        table[at + 0x82 : at + 0x84] = (value >> 16).to_bytes(2, "little")
+        if seed is not None:
+            value = checksum.final(crc32c(table[at : at + INODE_SIZE], seed))
+            _CHECKSUM.pack_into(table, at + _CHECKSUM_AT, value & 0xFFFF, 0, s.EXTRA_ISIZE, value >> 16)
 
     def folder(self, item: Item, seed: int | None) -> tuple[int, int, bytes, int]:
         """Build a folder's blocks; return its size, flags, i_block, and the number of blocks of its extent tree."""
