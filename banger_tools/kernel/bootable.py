@@ -127,7 +127,9 @@ def require(kernel: Kernel, what: str, name: str, wants: Wants, *, initrd: bool)
 def _hint(kernel: Kernel, found: Verdict) -> str | None:
     if any(kernel.features.get(name) is State.ABSENT for name in found.lacks):
         return _WITH_MODULES
-    return {(DIRECT,): _TAKEN_APART, (_NETWORK,): _UNCONNECTED}.get(found.lacks)
+    if len(found.lacks) > 1:
+        return None
+    return {DIRECT: _TAKEN_APART, _NETWORK: _UNCONNECTED}.get(found.lacks[0])
 
 
 def _listed(names: tuple[str, ...]) -> str:
