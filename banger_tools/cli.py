@@ -221,7 +221,8 @@ def _misfit(manual: docs.Manual, positionals: Sequence[str]) -> str:
     optional = [word for word in pattern if re.fullmatch(r"\[[A-Z][A-Z_:]*\]", word)]
     if len(positionals) < len(required):
         return f"missing argument: {required[len(positionals)]}"
-    if len(positionals) > len(required) + len(optional) and "..." not in manual.synopsis[0]:
+    endless = any(re.fullmatch(r"\[?[A-Z][A-Z_:]*\]?\.\.\.", word) for word in pattern)
+    if len(positionals) > len(required) + len(optional) and not endless:
         return f"unexpected argument: '{positionals[len(required) + len(optional)]}'"
     return "these options or arguments do not go together"
 
