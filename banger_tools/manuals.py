@@ -187,6 +187,23 @@ def catalog_page() -> str:
     return _format_page("banger-catalog", entries, structs, "banger-image-pull(1) bg-fetch(1) banger-config(5)")
 
 
+def agent_page() -> str:
+    """Return banger-agent(7), out of the module that holds its text; each request is a section of its own."""
+    from banger_tools.agent import protocol
+
+    head, _, text = (protocol.__doc__ or "").partition("\n\n")
+    title, _, purpose = head.partition(": ")
+    lines = [*_head(title, 7), ".SH NAME", f"{escape(title)} \\- {escape(purpose)}"]
+    for heading, body in re.findall(r"^(\S.*):\n((?:  .*\n|\n)+)", text, re.MULTILINE):
+        if heading == "See also":
+            lines += [".SH SEE ALSO", *_see_also(body)]
+            continue
+        is_request = heading.partition(" ")[2].startswith("/")
+        lines.append(f".SS {escape(heading)}" if is_request else f".SH {escape(heading.upper())}")
+        lines += items(body) if heading == "Statuses" else description(body)
+    return "\n".join(lines) + "\n"
+
+
 def _format_page(name: str, module: ModuleType, structs: Mapping[str, Any], see_also: str) -> str:
     """Return the page of a format: the docstring of its module, and the structs that the format is read into."""
     purpose, _, text = (module.__doc__ or "").strip().partition("\n\n")
@@ -261,7 +278,8 @@ def files() -> dict[str, str]:
     known = manuals()
     pages = {f"man/{file_name(name)}.1": page(manual) for name, manual in known.items()}
     formats = {"manifest": manifest_page(), "catalog": catalog_page(), "config": config_page()}
-    return {**pages, **{f"man/banger-{name}.5": text for name, text in formats.items()}, **completions.files(known)}
+    pages |= {f"man/banger-{name}.5": text for name, text in formats.items()}
+    return {**pages, "man/banger-agent.7": agent_page(), **completions.files(known)}
 
 
 def write(root: Path) -> None:

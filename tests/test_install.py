@@ -59,7 +59,7 @@ def test_wheel_has_the_guest_program_of_both_architectures_the_pages_and_the_com
     names = zipfile.ZipFile(wheel).namelist()
     for architecture in ("x86_64", "aarch64"):
         assert f"banger_tools/guest/bin/{architecture}/banger-guest" in names
-    pages = ("man1/bg-fetch.1", "man5/banger-manifest.5", "man5/banger-catalog.5")
+    pages = ("man1/bg-fetch.1", "man5/banger-manifest.5", "man5/banger-catalog.5", "man7/banger-agent.7")
     for end in (*pages, "_banger", "banger.bash", "banger.fish"):
         assert any(name.endswith(f"/{end}") for name in names), end
     assert "banger_tools/py.typed" in names
