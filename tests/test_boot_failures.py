@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import time
@@ -26,12 +27,29 @@ def test_machine_that_cannot_boot_is_undone_and_its_last_words_shown(home: Path)
 
 
 def test_monitor_that_does_not_start_is_undone_and_its_words_shown(home: Path, tmp_path: Path) -> None:
+    real = shutil.which("qemu-system-x86_64", path=support.search_path())
+    fake = tmp_path / "qemu-system-x86_64"
+    fake.write_text(f"""#!/bin/sh
+        case $* in *--version*) exec {real} "$@" ;; esac
+        echo "qemu: cannot set up guest memory" >&2
+        exit 1""")
+    fake.chmod(0o755)
+    before = vm_folders(home), monitors(home)
+    path = {"PATH": f"{tmp_path}:{support.search_path()}"}
+    done = support.run("bg-boot", "--image=tiny", "--name=broken", env=path)
+    assert done.returncode == 69, done.stderr
+    assert b"cannot set up guest memory" in done.stderr
+    assert (vm_folders(home), monitors(home)) == before
+
+
+def test_kernel_that_is_none_is_refused_before_anything_is_made(home: Path, tmp_path: Path) -> None:
     broken = tmp_path / "kernel"
     broken.write_bytes(b"no kernel at all")
-    before = vm_folders(home), monitors(home)
+    before = vm_folders(home)
     done = support.run("bg-boot", "--image=tiny", "--name=broken", f"--kernel={broken}")
-    assert done.returncode in (65, 69), done.stderr
-    assert (vm_folders(home), monitors(home)) == before
+    assert done.returncode == 65, done.stderr
+    assert str(broken).encode() in done.stderr
+    assert vm_folders(home) == before
 
 
 def test_agent_that_does_not_answer_in_time_ends_the_attempt(home: Path) -> None:
