@@ -71,6 +71,17 @@ def test_stages_that_a_bundle_has_behind_it_are_refused(words: list[str], said: 
     assert said in done.stderr.decode()
 
 
+def test_kernel_of_the_catalog_goes_before_files(site: Site, banger_home: Path) -> None:
+    configure(banger_home, site)
+    done = run("banger", "image", "pull", "--kernel=mine", "other-kernel")
+    assert done.returncode == 66
+    assert "goes with the image, 'no-such-kernel', and not 'mine'" in done.stderr.decode()
+    assert "there is no kernel 'no-such-kernel'" in done.stderr.decode()
+    done = run("banger", "image", "pull", "--kernel-ref=one", "--kernel=mine", "other-kernel")
+    assert done.returncode == 64
+    assert "--kernel-ref and --kernel exclude each other" in done.stderr.decode()
+
+
 def test_kernel_of_the_catalog_goes_with_the_image_unless_another_is_named(
     site: Site, banger_home: Path, tmp_path: Path
 ) -> None:
