@@ -104,9 +104,10 @@ def test_curl_alone_can_say_the_connect_line(inner: Inner) -> None:
 
 def test_curl_speaks_with_the_agent_behind_a_socket_that_says_the_connect_line(inner: Inner) -> None:
     """The relay has no cat: one that splices holds the pipe's lock while it waits for the socket."""
-    relay = r"{ echo CONNECT 10240; socat -u - -; } | socat - UNIX-CONNECT\:v.sock | { read -r ok && socat -u - -; }"
+    relay = "{ echo CONNECT 10240; socat -u - -; } | socat -t 1 - UNIX:v.sock | { read ok; socat -u - -; }"
     said = inner.outer.sh(f"""cd {inner.folder}
-        socat UNIX-LISTEN:agent.sock,fork SYSTEM:'{relay}' </dev/null >/dev/null 2>&1 &
+        echo '{relay}' > connect
+        socat UNIX-LISTEN:agent.sock,fork EXEC:'sh connect' </dev/null >/dev/null 2>&1 &
         for second in $(busybox seq 100); do test -S agent.sock && break; sleep 1; done
         ask="{CURL} --unix-socket agent.sock"
         $ask http://guest/healthz http://guest/stats
