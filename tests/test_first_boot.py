@@ -13,6 +13,7 @@ from tests import support
 
 FIRST_BOOT = guest.FILES / "banger-first-boot"
 KEYS = f"{FIRST_BOOT} --keys"
+DAEMON = ["mkdir -p {root}/run/sshd", "{root}/usr/sbin/sshd"]
 MARKER = "var/lib/banger/first-boot-pending"
 
 # As the distributions ship them, cut to the lines that matter and with their own quoting; and what installs sshd there
@@ -133,9 +134,9 @@ def test_package_manager_is_the_one_that_the_image_has(tmp_path: Path, name: str
             {"sbin/init": "/bin/busybox", "sbin/openrc": None},
             ["rc-update add sshd default", "rc-service sshd start"],
         ),
-        ("alpine", {"sbin/init": "/bin/busybox"}, ["mkdir -p /run/sshd", "/usr/sbin/sshd"]),
-        ("debian", {}, ["mkdir -p /run/sshd", "/usr/sbin/sshd"]),
-        ("debian", {"sbin/init": "/usr/local/libexec/banger-init"}, ["mkdir -p /run/sshd", "/usr/sbin/sshd"]),
+        ("alpine", {"sbin/init": "/bin/busybox"}, DAEMON),
+        ("debian", {}, DAEMON),
+        ("debian", {"sbin/init": "/usr/local/libexec/banger-init"}, DAEMON),
     ],
 )
 def test_sshd_is_started_by_what_process_one_is(
@@ -148,7 +149,7 @@ def test_sshd_is_started_by_what_process_one_is(
         else:
             link(tmp_path / name, target)
     lines = plan(tmp_path)
-    assert lines[lines.index(KEYS) + 1 :] == start
+    assert lines[lines.index(KEYS) + 1 :] == [line.format(root=tmp_path) for line in start]
 
 
 def test_marker_says_what_is_wanted(tmp_path: Path) -> None:
@@ -255,6 +256,35 @@ def test_nothing_pending_runs_nothing(tmp_path: Path) -> None:
     done = laboratory.run()
     assert done.returncode == 0 and "nothing is pending" in done.stderr
     assert laboratory.calls() == []
+
+
+@pytest.mark.parametrize(
+    ("marker", "init", "failing", "starts"),
+    [
+        (None, None, "", 1),
+        ("sshd\n", None, "", 1),
+        ("sshd\n", None, "apt-get", 1),
+        ("systemd\n", None, "", 1),
+        (None, "/lib/sysvinit/init", "", 0),
+        (None, "/bin/busybox", "", 1),
+    ],
+)
+def test_boot_without_systemd_starts_sshd_once_unless_the_image_s_init_does(
+    tmp_path: Path, marker: str | None, init: str | None, failing: str, starts: int
+) -> None:
+    laboratory = Laboratory(tmp_path, failing=failing)
+    (laboratory.root / MARKER).unlink()
+    (laboratory.root / "sbin/init").unlink()
+    if marker:
+        (laboratory.root / MARKER).write_text(marker)
+    if init:
+        program(laboratory.root / init.lstrip("/"))
+        link(laboratory.root / "sbin/init", f"{laboratory.root}{init}")
+    program(laboratory.root / "usr/sbin/sshd", f'echo sshd >>"{laboratory.log}"')
+    done = laboratory.run("--boot")
+    assert done.returncode == 0, done.stderr
+    assert laboratory.calls().count("sshd") == starts
+    assert laboratory.is_pending() == bool(failing)
 
 
 # Host keys --------------------------------------------------------------------
