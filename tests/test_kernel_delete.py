@@ -113,8 +113,13 @@ def test_ways_to_name_a_kernel_exclude_each_other(program: str, words: list[str]
 
 def test_image_has_the_files_that_were_named_and_the_store_no_other_copy(banger_home: Path, tmp_path: Path) -> None:
     (tmp_path / "bzImage").write_bytes(stored.bzimage(b"mine"))
-    image = published(tmp_path, "--name=web", f"--kernel-file={tmp_path / 'bzImage'}")
+    module = tmp_path / "lib" / "modules" / kernels.RELEASE / "kernel" / "virtio_blk.ko"
+    module.parent.mkdir(parents=True)
+    module.write_bytes(machines.module())
+    words = [f"--kernel-file={tmp_path / 'bzImage'}", f"--modules={tmp_path / 'lib'}"]
+    image = published(tmp_path, "--name=web", *words)
     (tmp_path / "bzImage").write_bytes(b"built anew")
+    assert machines.module() in (image / "kernel" / "initrd.img").read_bytes()
     assert (image / "kernel" / "vmlinuz").read_bytes() == stored.bzimage(b"mine")
     assert stored.names(banger_home) == []
 
