@@ -132,6 +132,26 @@ def test_path_of_the_request_finds_the_command(agent: Agent, tmp_path: Path) -> 
     assert guest_lab.execute(agent, "only-here").status == 127
 
 
+def test_command_line_that_no_kernel_takes_is_126_and_a_long_one_arrives(agent: Agent) -> None:
+    """Linux takes 128 KiB in one argument, and many arguments."""
+    assert guest_lab.execute(agent, "echo", *["word"] * 20_000).stdout == b"word " * 19_999 + b"word\n"
+    assert guest_lab.execute(agent, "printf", "%s", "x" * 131_000).stdout == b"x" * 131_000
+    refused = guest_lab.execute(agent, "echo", "x" * 132_000)
+    assert (refused.status, refused.stdout) == (126, b"")
+    assert b"'echo': Argument list too long" in refused.stderr
+
+
+def test_empty_path_is_the_folder_to_start_in(agent: Agent, tmp_path: Path) -> None:
+    (tmp_path / "here").symlink_to("/bin/echo")
+    assert guest_lab.execute(agent, "here", "found", cwd=str(tmp_path), env={"PATH": ""}).stdout == b"found\n"
+    assert guest_lab.execute(agent, "echo", cwd=str(tmp_path), env={"PATH": ""}).status == 127
+
+
+def test_program_whose_name_is_no_utf8_runs(agent: Agent, tmp_path: Path) -> None:
+    (tmp_path / "odd\udcff").symlink_to("/bin/echo")
+    assert guest_lab.execute(agent, f"{tmp_path}/odd\udcff", "\udcfe").stdout == b"\xfe\n"
+
+
 def test_own_environment_of_the_agent_stays_its_own(listener: Path, agent: Agent) -> None:
     names = {line.split(b"=")[0] for line in guest_lab.execute(agent, "env").stdout.splitlines()}
     assert names <= {b"PATH", b"HOME", b"USER"}

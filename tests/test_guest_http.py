@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Iterator
@@ -91,6 +92,34 @@ def test_ports_are_those_that_listen(agent: Agent) -> None:
         assert mine["program"] == Path("/proc/self/comm").read_text().strip()
 
 
+@pytest.mark.root
+def test_listener_of_another_user_is_named_on_each_protocol(agent: Agent) -> None:
+    """The program's name is no UTF-8, as one that the kernel cut in the middle of a character is not."""
+    code = """if True:
+        import ctypes, os, socket
+        sockets = [socket.socket(f, t) for f in (socket.AF_INET, socket.AF_INET6)
+                   for t in (socket.SOCK_STREAM, socket.SOCK_DGRAM)]
+        for each in sockets:
+            each.bind(("::1" if each.family == socket.AF_INET6 else "127.0.0.1", 0))
+            if each.type == socket.SOCK_STREAM:
+                each.listen()
+        ctypes.CDLL(None).prctl(15, b"odd\\xff\\"name")
+        os.setuid(65534)
+        print(*[each.getsockname()[1] for each in sockets], flush=True)
+        input()
+    """
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        numbers = list(map(int, process.stdout.readline().split()))
+        found = {(port["protocol"], port["address"], port["port"]): port for port in agent.ports()}
+        process.communicate(b"\n", guest_lab.SECONDS)
+    kinds = [("tcp", "127.0.0.1"), ("udp", "127.0.0.1"), ("tcp", "::1"), ("udp", "::1")]
+    for (protocol, address), number in zip(kinds, numbers, strict=True):
+        port = found[protocol, address, number]
+        assert (port["pid"], port["program"]) == (process.pid, 'odd\udcff"name')
+
+
 def test_stats_are_those_of_the_machine(agent: Agent) -> None:
     stats = agent.stats()
     assert stats["memory"]["total"] == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -127,6 +156,24 @@ MALFORMED = {
     "NUL in argv": (b'POST /exec HTTP/1.1\r\nContent-Length: 19\r\n\r\n{"argv":["\\u0000"]}', 400),
     "wrong type": (b'POST /exec HTTP/1.1\r\nContent-Length: 24\r\n\r\n{"argv":["a"],"cwd":   7}', 400),
     "unknown mode": (b'POST /shutdown HTTP/1.1\r\nContent-Length: 13\r\n\r\n{"mode":"up"}', 400),
+    **{
+        f"time {body.decode()}": (b"POST /time HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body), status)
+        for status, bodies in {
+            400: [
+                b"",
+                b"null",
+                b"-1",
+                b"1e9",
+                b"7258118400",
+                b'"1"',
+                b"[1]",
+                b"{}",
+                b'{"seconds": 1, "microseconds": -1}',
+            ],
+            403: [b"1", b"1700000000.123456789", b'{"seconds": 1, "microseconds": 999999}'],  # good, but not for tests
+        }.items()
+        for body in bodies
+    },
     "unknown path": (b"GET /nothing HTTP/1.1\r\n\r\n", 404),
     "wrong method": (b"DELETE /exec HTTP/1.1\r\n\r\n", 405),
 }
