@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 STAGES = ("fetch", "flatten", "mkext4", "chown", "inject", "seed", "publish", "boot")
 MAKERS = ("flatten", "mkext4", "seed")  # the stages that leave an artifact of their own in the folder of -C
 DONE_FOR_BUNDLES = ("flatten", "mkext4", "chown", "inject")  # when they were made; bg-fetch leaves the image
-PASSED_ON = {  # options of the driver, and the stage that each one is for
-    "--platform": "fetch",
-    "--pull": "fetch",
-    "--offline": "fetch",
-    "--size": "mkext4",
-    "--name": "publish",
-    "--kernel-ref": "publish",
-    "--kernel-file": "publish",
-    "--initrd": "publish",
-    "--modules": "publish",
-    "--replace": "publish",
-    "--move": "publish",
+PASSED_ON: Mapping[str, tuple[str, ...]] = {  # options of the driver, and the stages that each one is for
+    "--platform": ("fetch",),
+    "--pull": ("fetch",),
+    "--offline": ("fetch", "publish"),
+    "--size": ("mkext4",),
+    "--name": ("publish",),
+    "--kernel-ref": ("publish",),
+    "--kernel-file": ("publish",),
+    "--initrd": ("publish",),
+    "--modules": ("publish",),
+    "--replace": ("publish",),
+    "--move": ("publish",),
 }
 GRACE = 15.0  # seconds that a stopped program gets for its clean-up
 
@@ -86,13 +86,14 @@ class Settings(NamedTuple):
         Raises BadUsage for an option whose stage is not among the chosen ones. The values are for the stage to check.
         """
         single: dict[str, tuple[str, ...]] = {}
-        for option, name in PASSED_ON.items():
+        for option, stages in PASSED_ON.items():
             value = arguments.get(option)
             if value is None or value is False:
                 continue
-            if name not in chosen:
-                raise errors.BadUsage(f"{option} is for the stage '{name}', which is not to be run")
-            single[name] = (*single.get(name, ()), option if value is True else f"{option}={value}")
+            if not set(stages).intersection(chosen):
+                raise errors.BadUsage(f"{option} is for the stage '{stages[0]}', which is not to be run")
+            for name in stages:
+                single[name] = (*single.get(name, ()), option if value is True else f"{option}={value}")
         return cls(directory, bool(arguments.get("--force")), single)
 
 

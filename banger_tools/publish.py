@@ -15,6 +15,7 @@ Options:
   --kernel-file=FILE       Kernel to go with it: a file, of which the store keeps no other copy.
   --initrd=FILE            Initrd for --kernel-file.
   --modules=DIR            Modules for --kernel-file: an initrd is made of those that it needs.
+  --offline                Take only a kernel that is here or was fetched before.
   --no-kernel              Publish without a kernel; it is chosen at boot.
   --kernel                 Publish a kernel that bg-fetch kernel:REF brought, and no image.
   --path                   Print the path of the published folder instead of the manifest.
@@ -44,7 +45,7 @@ Exit status:
   64  the command line is wrong
   65  a manifest, image or kernel is not what it claims to be
   66  an input is missing or cannot be read
-  69  apt is not there or does not have the kernel, or the guest program is not built
+  69  apt is not there or does not have the kernel, it is not here (--offline), or the guest program is not built
   73  the name is taken
   74  the disk is full or failed
   75  a lock stayed held
@@ -81,6 +82,7 @@ class Options(NamedTuple):
     move: bool
     kernel_ref: str | None
     kernel_files: tuple[Path, Path | None, Path | None] | None
+    offline: bool
     with_kernel: bool
     only_kernel: bool
     path_only: bool
@@ -101,6 +103,7 @@ class Options(NamedTuple):
             bool(arguments["--move"]),
             ref,
             _kernel_files(arguments),
+            bool(arguments["--offline"]),
             not arguments["--no-kernel"],
             bool(arguments["--kernel"]),
             bool(arguments["--path"]),
@@ -200,7 +203,8 @@ def _kernel(image: Manifest, options: Options) -> Kernel | None:
 
     if options.kernel_files:
         return kernels.of_files(*options.kernel_files)
-    return kernels.obtain(options.kernel_ref or kernels.default_ref(image.architecture))
+    ref = options.kernel_ref or kernels.default_ref(image.architecture)
+    return kernels.obtain(ref, offline=options.offline)
 
 
 def publish_kernel(given: Manifest, options: Options) -> Manifest:

@@ -91,7 +91,7 @@ _banger_about() {
       esac
       ;;
     bg-publish)
-      options='--name= --replace --move --kernel-ref= --kernel-file= --initrd= --modules= --no-kernel --kernel --path --quiet --progress= --help --version -v' argument=file
+      options='--name= --replace --move --kernel-ref= --kernel-file= --initrd= --modules= --offline --no-kernel --kernel --path --quiet --progress= --help --version -v' argument=file
       case $2 in
         --name) value='any' ;;
         --kernel-ref) value='file' ;;

@@ -118,6 +118,7 @@ complete -c bg-publish -l kernel-ref -r -F -d 'Kernel to go with it: its name in
 complete -c bg-publish -l kernel-file -r -F -d 'Kernel to go with it: a file, of which the store keeps no other copy'
 complete -c bg-publish -l initrd -r -F -d 'Initrd for --kernel-file'
 complete -c bg-publish -l modules -x -a '(__fish_complete_directories)' -d 'Modules for --kernel-file: an initrd is made of those that it needs'
+complete -c bg-publish -l offline -d 'Take only a kernel that is here or was fetched before'
 complete -c bg-publish -l no-kernel -d 'Publish without a kernel; it is chosen at boot'
 complete -c bg-publish -l kernel -d 'Publish a kernel that bg-fetch kernel:REF brought, and no image'
 complete -c bg-publish -l path -d 'Print the path of the published folder instead of the manifest'

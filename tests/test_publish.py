@@ -57,6 +57,15 @@ def test_later_edits_of_the_source_do_not_reach_the_store(banger_home: Path, dis
     assert (banger_home / "state" / "images" / "tiny" / "rootfs.ext4").read_bytes() == before
 
 
+@pytest.mark.parametrize("words", [[], ["--kernel-ref=apt:linux-image-cloud-amd64"], ["--kernel-ref=cloud-amd64"]])
+def test_kernel_that_was_never_fetched_is_not_fetched_offline(banger_home: Path, disk: Path, words: list[str]) -> None:
+    manifest = machines.manifest(disk)
+    done = support.run("bg-publish", "--name=tiny", "--offline", *words, stdin=manifest)
+    assert done.returncode == 69, done.stderr
+    assert b"is not in the cache" in done.stderr
+    assert images(banger_home) == []
+
+
 def test_name_of_the_manifest_is_the_default(banger_home: Path, disk: Path) -> None:
     assert publish(banger_home, machines.manifest(disk, "docker.io/library/alpine:3.20")).returncode == 0
     assert images(banger_home) == ["alpine-3.20"]

@@ -64,7 +64,7 @@ def find(name: str) -> Stored:
     return stored
 
 
-def obtain(ref: str) -> manifest.Kernel:
+def obtain(ref: str, *, offline: bool = False) -> manifest.Kernel:
     """Return a kernel with its initrd, by its name here or in a catalog, as `apt:PACKAGE`, or as the URL of a bundle.
 
     One that is not here is fetched and kept, once if several ask for it. Only a kernel that is really not there is
@@ -78,7 +78,7 @@ def obtain(ref: str) -> manifest.Kernel:
         try:
             stored = find(name)
         except records.Missing as error:
-            _fetch(ref, source, name, error)
+            _fetch(ref, source, name, error, offline=offline)
             return described(root() / name, name)
         if source is not None:
             refuse_another(stored, source)
@@ -93,7 +93,7 @@ def refuse_another(stored: Stored, source: Source) -> None:
         raise errors.CannotCreate(f"the kernel '{stored.name}' here is of '{stored.source}', not of '{source}'", hint)
 
 
-def _fetch(ref: str, source: Source | None, name: str, missing: records.Missing) -> None:
+def _fetch(ref: str, source: Source | None, name: str, missing: records.Missing, *, offline: bool) -> None:
     """Fetch a kernel that is missing, and keep it; whoever calls has its lock."""
     from banger_tools import config
     from banger_tools.catalog import kernels as catalogs
@@ -102,7 +102,7 @@ def _fetch(ref: str, source: Source | None, name: str, missing: records.Missing)
     from banger_tools.oci.http import Settings
     from banger_tools.oci.pull import Wants
 
-    settings = Settings(registries=config.load().registries)
+    settings = Settings(offline=offline, registries=config.load().registries)
     if source is None:
         found = catalogs.find(ref, Access(locations.cache(), settings))
         if found is None:
