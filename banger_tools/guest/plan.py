@@ -17,6 +17,7 @@ SYSTEMD = ("/usr/lib/systemd/systemd", "/lib/systemd/systemd")
 FIRST_BOOT = {"sshd": ssh.SSHD, "systemd": SYSTEMD}  # what may be asked for, and what says that it is there
 SCRIPTS = ("banger-network-bootstrap", "banger-first-boot")
 OUR_UNITS = ("banger-network", "banger-vsock-agent", "banger-first-boot", "banger-host-keys")
+MOUNT_POINTS = {"/dev": 0o755, "/proc": 0o555, "/run": 0o755, "/sys": 0o555}
 PACKAGE_MANAGERS = ("apt-get", "apk", "dnf", "microdnf", "yum", "pacman", "zypper")
 _MAX_MARKER = 4096
 _PROGRAMS = ("/sbin/init", "/bin/sh", "/bin/busybox", "/usr/bin/env", *SYSTEMD)
@@ -80,7 +81,9 @@ def _place(view: View, things: Iterable[Placed]) -> None:
 
 def _agent(view: View, program: bytes, pending: Sequence[str]) -> list[Placed]:
     """Return what makes an image a guest: the program, and with systemd or sshd what these need."""
-    placed = [Placed(path, content=program, mode=0o755) for path in (AGENT, f"{LIBEXEC}/banger-init")]
+    # a root that the kernel mounted read-only cannot get them at boot
+    placed = [Placed(path, "dir", mode=mode) for path, mode in MOUNT_POINTS.items() if view.find(path) is None]
+    placed += [Placed(path, content=program, mode=0o755) for path in (AGENT, f"{LIBEXEC}/banger-init")]
     placed += [Placed(f"{LIBEXEC}/{name}", content=_file(name), mode=0o755) for name in SCRIPTS]
     if "systemd" in pending or view.has_file(*SYSTEMD):
         placed.append(Placed("/etc/modules-load.d/banger-vsock.conf", content=_file("banger-vsock.conf")))
