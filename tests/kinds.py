@@ -12,7 +12,7 @@ from typing import NamedTuple
 from tests import support, trees
 
 PIPE = ("bg-flatten", "bg-mkext4", "bg-chown", "bg-inject", "bg-seed")
-APPLETS = ("sh", "cat", "stty", "sleep", "sync", "hostname", "kill", "env", "head", "wc", "readlink", "tr", "poweroff")
+APPLETS = ("sh", "poweroff")  # Debian's static busybox has a shell that finds all others in itself
 PERL = "use IO::Socket::INET; my $s = IO::Socket::INET->new(LocalPort => 7777, Listen => 1) or die; sleep 600"
 
 
