@@ -76,7 +76,7 @@ def test_environment_is_the_images_overlaid_by_what_was_asked(shared: str) -> No
 
 def test_user_and_folder_are_those_asked_for(shared: str) -> None:
     done = support.run("bg-boot", f"--exec={shared}", "--user=1000:100", "--cwd=/bin", "--", "sh", "-c", "id; pwd")
-    assert done.stdout.decode() == "uid=1000 gid=100\n/bin\n"
+    assert done.stdout.decode() == "uid=1000 gid=100 groups=100\n/bin\n"
 
 
 def test_host_name_is_the_machines(shared: str) -> None:
