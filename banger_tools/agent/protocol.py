@@ -138,7 +138,7 @@ Examples:
   Here `agent.sock` is a Unix socket that leads to the agent. For a machine of Firecracker, whose vsock socket is
   v.sock, this makes one:
 
-    $ printf '{ echo CONNECT 10240; cat; } | socat -t 1 - UNIX:v.sock | { read ok; cat; kill $$; }' >connect
+    $ printf '(echo CONNECT 10240; socat -u - -) | socat -t 1 - UNIX:v.sock | (read ok; socat -u - -; kill $$)' >connect
     $ socat UNIX-LISTEN:agent.sock,fork EXEC:'sh connect' &
 
   For one of QEMU with a vhost-vsock device, whose CID is 3:

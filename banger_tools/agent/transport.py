@@ -127,11 +127,6 @@ class Connection:
         if left <= 0 or not poll.poll(left * 1000):
             raise errors.Retry(_SILENT)
 
-    def close_write(self) -> None:
-        """Tell the guest that no more will come; what is pending must have been sent."""
-        with contextlib.suppress(OSError):
-            self.stream.shutdown(socket.SHUT_WR)
-
     def close(self) -> None:
         """End the connection."""
         self.stream.close()
@@ -187,11 +182,6 @@ class SerialConnection(Connection):
                 self.push_back(data)
             if time.monotonic() >= deadline and not self._decoder.open:
                 raise errors.Retry(_SILENT)
-
-    def close_write(self) -> None:
-        """Tell the guest that no more will come."""
-        super().put(serial.END)
-        self.flush()
 
 
 @contextlib.contextmanager
