@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from banger_tools import errors, guest
 from banger_tools.agent import transport
 from banger_tools.agent.client import Agent
-from banger_tools.kernel import apt, initrd, modules, payload
+from banger_tools.kernel import apt, initrd, modules
 from tests import guest_lab, machines, support
 
 # Firecracker's own release is on no package index but inside of this package, which is another project's.
@@ -77,29 +77,26 @@ def _download(cache: Path) -> None:
 
 
 class Kernel(NamedTuple):
-    """Debian's cloud kernel in both forms, and an initrd for each of the two machines."""
+    """A kernel of the store for both machines, and what each needs besides its initrd there."""
 
-    vmlinuz: Path
-    vmlinux: Path
+    stored: Path
     outer_initrd: Path
-    inner_initrd: Path
+    loopback: bytes
 
 
-def kernel(folder: Path) -> Kernel:
-    """Return the kernel for both machines, from this machine's own apt."""
-    support.need("apt-get", "dpkg-deb")
+def kernel(home: Path, folder: Path) -> Kernel:
+    """Return the kernel of a home's store; the modules that no boot needs come from this machine's own apt."""
     try:
         unpacked = apt.unpack("linux-image-cloud-amd64", folder)
     except errors.Unavailable as error:
         support.cannot(error.message)
     assert unpacked.modules is not None
     there = modules.Folder(unpacked.modules)
-    made = Kernel(unpacked.vmlinuz, folder / "vmlinux", folder / "outer.img", folder / "inner.img")
-    made.vmlinux.write_bytes(payload.vmlinux(made.vmlinuz.read_bytes()))
-    for path, more in ((made.outer_initrd, "kvm_amd"), (made.inner_initrd, "vsock_loopback")):
-        with open(path, "wb") as file:
-            initrd.write(file, guest_lab.program().read_bytes(), modules.closure(there, (*modules.WANTED, more)))
-    return made
+    with open(folder / "outer.img", "wb") as file:
+        needed = modules.closure(there, (*modules.WANTED, "kvm_amd"))
+        initrd.write(file, guest_lab.program().read_bytes(), needed)
+    stored = home / "state" / "kernels" / machines.KERNEL
+    return Kernel(stored, folder / "outer.img", there.read("vsock_loopback").data)
 
 
 def add_program(root: Path, program: str) -> None:
@@ -129,9 +126,11 @@ def config_disk(path: Path, **config: object) -> None:
     path.write_text(text + "\n" * (-len(text) % 4096))
 
 
-def inner_image(folder: Path) -> Path:
-    """Make the guest's disk: a busybox, and a socat to try AF_VSOCK with."""
-    add_program(machines.busybox_root(folder / "tree"), "socat")
+def inner_image(folder: Path, kernel: Kernel) -> Path:
+    """Make the guest's disk: a busybox, and a socat and a module to try AF_VSOCK with."""
+    root = machines.busybox_root(folder / "tree")
+    add_program(root, "socat")
+    (root / "vsock_loopback.ko").write_bytes(kernel.loopback)
     return image(folder, "48M")
 
 
@@ -145,8 +144,8 @@ def outer_image(folder: Path, kernel: Kernel, binaries: Path, inner: Path) -> Pa
         shutil.copy(binaries / name, root / "bin" / name)
     lab = root / LAB.lstrip("/")
     lab.mkdir()
-    for source, name in ((kernel.vmlinux, "vmlinux"), (kernel.inner_initrd, "initrd.img"), (inner, "root.ext4")):
-        subprocess.run(["cp", "--sparse=always", source, lab / name], check=True)
+    for source in (kernel.stored / "vmlinux", kernel.stored / "initrd.img", inner):
+        subprocess.run(["cp", "--sparse=always", source, lab / source.name], check=True)
     config_disk(lab / "config.img", hostname="inner", power="reboot")
     return image(folder, "1G")
 
@@ -162,7 +161,7 @@ class Outer:
         config_disk(folder / "config.img", hostname="outer")
         argv = ["qemu-system-x86_64", "-M", "q35,accel=tcg", "-cpu", "max,+svm", "-smp", "1", "-m", "1536"]
         argv += ["-nodefaults", "-display", "none", "-no-reboot", "-serial", f"file:{folder / 'console.log'}"]
-        argv += ["-kernel", str(kernel.vmlinuz), "-initrd", str(kernel.outer_initrd)]
+        argv += ["-kernel", str(kernel.stored / "vmlinuz"), "-initrd", str(kernel.outer_initrd)]
         argv += ["-append", "console=ttyS0 quiet loglevel=4 panic=-1 reboot=t cryptomgr.notests"]
         for number, name in enumerate((f"{disk},cache=unsafe", "config.img,readonly=on")):
             argv += ["-drive", f"if=none,id=d{number},format=raw,file={name}"]
@@ -216,7 +215,9 @@ class Inner:
         self._thread = threading.Thread()
         self._status: int | None = None
         text = json.dumps(_machine())
-        outer.sh(f"mkdir {self.folder}; cd {self.folder}; cp ../root.ext4 ../config.img .; echo '{text}' > vm.json")
+        outer.sh(
+            f"mkdir {self.folder}; cd {self.folder}; cp ../rootfs.ext4 root.ext4; cp ../config.img .; echo '{text}' > vm.json"
+        )
 
     def start(self, *options: str) -> Inner:
         """Start Firecracker in the guest's folder, anew if it ran before."""

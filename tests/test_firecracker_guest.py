@@ -24,12 +24,14 @@ pytestmark = [pytest.mark.boot, pytest.mark.firecracker]
 
 
 @pytest.fixture(scope="module")
-def outer(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outer]:
-    """A machine that has KVM."""
+def outer(
+    pytestconfig: pytest.Config, bootable_home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Outer]:
+    """A machine that has KVM; its kernel, and that of its guests, is the one that the tests of bg-boot boot, too."""
     assert pytestconfig.cache
     binaries = firecracker_lab.programs(pytestconfig.cache.mkdir("firecracker-1.12.1"))
-    kernel = firecracker_lab.kernel(tmp_path_factory.mktemp("kernel"))
-    inner_disk = firecracker_lab.inner_image(tmp_path_factory.mktemp("inner"))
+    kernel = firecracker_lab.kernel(bootable_home, tmp_path_factory.mktemp("kernel"))
+    inner_disk = firecracker_lab.inner_image(tmp_path_factory.mktemp("inner"), kernel)
     disk = firecracker_lab.outer_image(tmp_path_factory.mktemp("outer"), kernel, binaries, inner_disk)
     with firecracker_lab.outer_machine(tmp_path_factory.mktemp("vm"), kernel, disk) as machine:
         yield machine
@@ -123,6 +125,7 @@ def test_curl_speaks_with_the_agent_behind_a_socket_that_says_the_connect_line(i
 
 def test_program_in_the_guest_cannot_use_the_agent_over_vsock(inner: Inner) -> None:
     """Cid 1 is the machine itself, and so is its own number: loopback works, but the agent serves cid 2, the host."""
+    inner.sh("busybox insmod /vsock_loopback.ko")
     inner.sh("socat VSOCK-LISTEN:999,fork EXEC:cat </dev/null >/dev/null 2>&1 &")
     ask = "printf 'GET /healthz HTTP/1.1\\r\\n\\r\\n' | socat -t 60 - VSOCK-CONNECT"
     assert guest_lab.until(lambda: "GET" in inner.sh(f"{ask}:1:999 || true"), SECONDS)
