@@ -215,9 +215,8 @@ class Inner:
         self._thread = threading.Thread()
         self._status: int | None = None
         text = json.dumps(_machine())
-        outer.sh(
-            f"mkdir {self.folder}; cd {self.folder}; cp ../rootfs.ext4 root.ext4; cp ../config.img .; echo '{text}' > vm.json"
-        )
+        outer.sh(f"mkdir {self.folder}; cd {self.folder}; cp ../rootfs.ext4 root.ext4; cp ../config.img .")
+        outer.sh(f"echo '{text}' > {self.folder}/vm.json")
 
     def start(self, *options: str) -> Inner:
         """Start Firecracker in the guest's folder, anew if it ran before."""
