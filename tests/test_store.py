@@ -336,12 +336,6 @@ def test_unfinished_objects_are_not_listed(banger_home: Path, tmp_path: Path) ->
     assert vms.listed() == []
 
 
-def test_deleted_image_is_gone(banger_home: Path, tmp_path: Path) -> None:
-    published("tiny", tmp_path)
-    images.delete("tiny")
-    assert list(images.root().iterdir()) == []
-
-
 def test_lock_of_a_maker_goes_with_it(tmp_path: Path) -> None:
     """A maker killed at a random moment leaves nothing that a later run cannot clear."""
     for number in range(5):

@@ -112,9 +112,3 @@ def _moved(kernel: manifest.Kernel, source: Path, target: Path) -> manifest.Kern
     prefix = f"{source}/"
     moved = {k: f"{target}/{v.removeprefix(prefix)}" if v.startswith(prefix) else v for k, v in fields.items()}
     return msgspec.convert(moved, manifest.Kernel)
-
-
-def delete(name: str) -> None:
-    """Remove an image from the store; VMs made from it keep their disks."""
-    find(name)
-    staging.retire(root() / name)
