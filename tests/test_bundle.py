@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import filecmp
-import io
 import json
 import os
 import subprocess
@@ -20,7 +19,7 @@ from banger_tools.oci import limits
 from banger_tools.oci.cache import Cache
 from banger_tools.oci.pull import Wants
 from banger_tools.oci.reference import Bundle
-from tests import bundles, support
+from tests import bundles, stored, support
 from tests.bundles import compress, pack
 
 
@@ -63,16 +62,8 @@ def wrong_with(path: Path) -> str:
     return caught.value.message
 
 
-def tar_of(*members: tuple[str, bytes, dict[str, Any]]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name, data, fields in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            for key, value in fields.items():
-                setattr(info, key, value)
-            tar.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
+def tar_of(*members: stored.Member) -> bytes:
+    return stored.tar(*members, form=tarfile.PAX_FORMAT)
 
 
 # What comes out
