@@ -59,6 +59,8 @@ class Behind:
         self._raise()
 
     def _hand_over(self) -> None:
+        if not self._gathered:
+            return
         self._batches.put(self._gathered)
         self._gathered, self._size = [], 0
 
