@@ -17,6 +17,11 @@ Commands:
   kernel delete   Remove kernels.
   kernel catalog  List the kernels that can be pulled by name.
   vm run          Boot an image and run a command or a shell in it.
+  vm start        Start a machine that does not run.
+  vm stop         End a machine without losing anything.
+  vm delete       Remove a machine and its disks.
+  vm show         Print what a machine is and how it is.
+  vm exec         Run a command in a machine that runs.
   cache list      List what is in the cache.
   cache prune     Remove from the cache what was not used for long.
   build           Run any part of the pipe and keep what it makes.

@@ -1,22 +1,21 @@
-"""bg-boot: start a virtual machine from an image, wait until it answers, and lead it from then on.
+"""bg-boot: start a virtual machine from an image, and wait until it answers.
 
 Usage:
   bg-boot [options] [--publish=FORWARD]... [--env=VAR]... [INPUT]
-  bg-boot [options] [--env=VAR]... --exec=NAME [CMD]...
 
 Arguments:
   INPUT  The manifest of a published image, or an ext4 file; the manifest on stdin if none is given or it is '-'.
-  CMD    A program of the guest and its arguments, after '--'; a shell if there is none.
 
 Options:
   --image=NAME             Boot an image of the store by name, in place of INPUT.
   --name=NAME              Name of the VM and its host name; made from the image's if not given.
-  --vmm=VMM                Monitor: auto or qemu [default: auto].
+  --vmm=VMM                Monitor: auto, firecracker or qemu [default: auto].
   --cpus=N                 Virtual CPUs [default: 1].
   --memory=SIZE            Memory [default: 1G].
   --disk=SIZE              Grow the root disk to this size.
   --work-disk=SIZE         Size of the disk for /root; 1G if the image has a work seed, else none.
-  --net=NET                Network: user or none [default: user].
+  --net=NET                Network: user, tap or none [default: user].
+  --nat                    On a tap, let the machine reach what the host reaches.
   --publish=FORWARD        Lead a port of the host to the guest: [ADDRESS:]PORT:GUESTPORT[/tcp|/udp]. Repeatable.
   --env=VAR                NAME=VALUE for the guest's programs; overrides the image's. Repeatable.
   --ssh-key=FILE           Public keys that may log in as root.
@@ -29,16 +28,8 @@ Options:
   --modules=DIR            Modules for --kernel: an initrd is made of those that it needs.
   --append=WORDS           More words for the kernel's command line.
   --wait=WHAT              Return when the agent answers, or at once: agent or none [default: agent].
-  --timeout=SECONDS        How long to wait for the agent, or for a VM to stop [default: 120].
+  --timeout=SECONDS        How long to wait for the agent [default: 120].
   --keep                   Keep the VM's folder when it does not start, to look at.
-  --start=NAME             Start a VM that was stopped.
-  --stop=NAME              Stop a VM: sync, shut down, then ruder ways.
-  --delete=NAME            Delete a VM and its disks.
-  --show=NAME              Print the manifest of a VM.
-  --exec=NAME              Run CMD in a VM; its exit status is ours.
-  --user=USER              User of the guest to run CMD as.
-  --cwd=DIR                Folder of the guest to run CMD in.
-  -f, --force              Delete a VM that runs, too; it is killed.
   --path                   Print the path of the VM's folder instead of the manifest.
   @talk
 
@@ -55,34 +46,26 @@ Description:
   --ssh-key and --git-identity are for this VM alone and stand on its work disk, if it has one: the keys are added to
   root's authorized_keys, and root's .gitconfig gets one line that includes a file with the identity.
 
-  --stop lets the guest sync and power off through its agent; a guest that does not is asked with the power button,
-  and ended in the end. A stopped VM keeps its disks, and --start goes on with them.
-
-  --exec keeps the guest's stdout and stderr apart, passes stdin on, and gives the command a terminal if stdin and
-  stdout are terminals.
-
 Examples:
   bg-boot --image bookworm --name web --publish 8080:80
-  bg-boot --exec web -- sh -c 'exit 42'
-  bg-boot --stop web && bg-boot --delete web
+  bg-boot --image bookworm --net tap --nat | jq -r .vm.address
   bg-fetch apt:bookworm | bg-flatten | bg-mkext4 | bg-chown | bg-inject | bg-seed | bg-publish | bg-boot
 
 Exit status:
   0   the VM answers, or what was asked is done
   64  the command line is wrong
   65  a manifest, image, kernel or VM is not what it claims to be
-  66  an input, image or VM is missing or cannot be read
-  69  QEMU is not there, or the VM did not start
-  73  the name or a port is taken, or the VM is in the wrong state
+  66  an input, image or kernel is missing or cannot be read
+  69  no monitor can run the VM here, or it did not start
+  73  the name or a port is taken
   74  the disk is full or failed
   75  the agent did not answer in time, or a lock stayed held
   77  access was refused
   130  interrupted; a VM that did not answer yet is gone
   143  terminated; a VM that did not answer yet is gone
-  With --exec: the command's own status, 128 and the signal's number if one killed it.
 
 See also:
-  bg-publish(1), banger(1), banger-manifest(5)
+  bg-publish(1), banger-vm-run(1), banger-vm-stop(1), banger-manifest(5)
 """
 
 from __future__ import annotations
@@ -99,21 +82,7 @@ if TYPE_CHECKING:
     from banger_tools.manifest import Manifest
     from banger_tools.vmm.spec import Boot, Forward, GitIdentity, Record, Spec
 
-ACTIONS = ("--start", "--stop", "--delete", "--show", "--exec")
 WORK_DISK = 1 << 30
-_SHAPING = (
-    "--image",
-    "--name",
-    "--disk",
-    "--publish",
-    "--ssh-key",
-    "--git-identity",
-    "--kernel-ref",
-    "--kernel",
-    "--initrd",
-    "--modules",
-    "--append",
-)
 
 
 class Options(NamedTuple):
@@ -128,6 +97,7 @@ class Options(NamedTuple):
     disk: int | None
     work_disk: int | None
     net: str
+    nat: bool
     forwards: list[Forward]
     env: list[str]
     ssh_keys: list[str]
@@ -148,22 +118,22 @@ class Options(NamedTuple):
     def from_arguments(cls, arguments: dict[str, Any]) -> Options:
         """Check the options of a new VM; raises BadUsage naming the one that is wrong."""
         from banger_tools.store import names
-        from banger_tools.vmm import git_identity, interface
+        from banger_tools.vmm import choose, git_identity
         from banger_tools.vmm import spec as specs
 
         _refuse_together(arguments)
-        interface.monitor(arguments["--vmm"])
         key = arguments["--ssh-key"]
         return cls(
             arguments["INPUT"],
             _checked(arguments["--image"], lambda name: names.check(name, "--image")),
             _checked(arguments["--name"], names.check_vm),
-            arguments["--vmm"],
+            _one_of("--vmm", arguments["--vmm"], choose.WORDS),
             specs.parse_cpus(arguments["--cpus"]),
             specs.parse_memory(arguments["--memory"]),
             _checked(arguments["--disk"], lambda text: sizes.parse(text, "--disk")),
             _checked(arguments["--work-disk"], lambda text: sizes.parse(text, "--work-disk")),
             _one_of("--net", arguments["--net"], specs.NETWORKS),
+            bool(arguments["--nat"]),
             [specs.parse_forward(text) for text in arguments["--publish"]],
             specs.parse_environment(arguments["--env"]),
             specs.read_ssh_key(Path(key)) if key else [],
@@ -176,7 +146,7 @@ class Options(NamedTuple):
             _checked(arguments["--modules"], Path),
             arguments["--append"] or "",
             _one_of("--wait", arguments["--wait"], ("agent", "none")) == "agent",
-            parse_timeout(arguments["--timeout"]),
+            specs.parse_timeout(arguments["--timeout"]),
             bool(arguments["--keep"]),
             bool(arguments["--path"]),
         )
@@ -201,17 +171,6 @@ def _existing(text: str) -> Path:
         raise errors.os_error(error, f"cannot read '{text}'") from error
 
 
-def parse_timeout(text: str) -> float:
-    """Return a number of seconds; raises BadUsage."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 86400:
-        raise errors.BadUsage(f"--timeout: '{text}' is not a number of seconds")
-    return value
-
-
 def _refuse_together(arguments: dict[str, Any]) -> None:
     """Refuse options that contradict each other."""
     for one, other in (
@@ -225,8 +184,8 @@ def _refuse_together(arguments: dict[str, Any]) -> None:
             raise errors.BadUsage(f"{option} goes with --kernel only")
     if arguments["--publish"] and arguments["--net"] == "none":
         raise errors.BadUsage("--publish needs a network, and --net is none")
-    if arguments["--user"] or arguments["--cwd"]:
-        raise errors.BadUsage("--user and --cwd go with --exec only")
+    if arguments["--nat"] and arguments["--net"] != "tap":
+        raise errors.BadUsage("--nat goes with --net tap only")
 
 
 # The machine ----------------------------------------------------------------
@@ -256,7 +215,7 @@ def specify(image: Manifest, options: Options) -> Spec:
     import uuid
 
     from banger_tools.manifest import Published
-    from banger_tools.vmm import guest_config, interface
+    from banger_tools.vmm import guest_config
     from banger_tools.vmm import spec as specs
 
     published = image.get("published", Published)
@@ -271,15 +230,15 @@ def specify(image: Manifest, options: Options) -> Spec:
         name=options.name or generated_name(published.name),
         image=published.name,
         architecture=image.architecture,
-        vmm=interface.MONITORS[0] if options.vmm == interface.AUTO else options.vmm,
+        vmm=options.vmm,
         cpus=options.cpus,
         memory=options.memory,
         net=options.net,
         boot=specs.Boot("", append=options.append),
         guest=guest,
         forwards=options.forwards,
+        nat=options.nat,
     )
-    interface.monitor(spec.vmm).check(spec)
     specs.refuse_taken_ports(spec.forwards)
     return spec
 
@@ -323,11 +282,11 @@ def boot(image: Manifest, options: Options) -> Manifest:
 
     from banger_tools.manifest import Published
     from banger_tools.store import staging, vms
-    from banger_tools.vmm import fit, life
+    from banger_tools.vmm import choose, fit, life
 
     spec = specify(image, options)
     staging.refuse_taken(vms.folder(spec.name), replace=False, what=vms.WHAT)
-    spec = structs.replace(spec, boot=choose_boot(image, options))
+    spec = choose.settle(structs.replace(spec, boot=choose_boot(image, options)))
     fit.check(spec, agent=options.wait)
     published = image.get("published", Published)
     fit.check_init(spec.boot, _existing(published.rootfs))
@@ -375,6 +334,7 @@ def _undo(spec: Spec, *, keep: bool) -> None:
         return
     if keep:
         life.kill(record)
+        life.settle(record)
         console.note(f"the VM's folder is kept: '{vms.folder(spec.name)}'")
     else:
         life.delete(spec.name, force=True)
@@ -389,94 +349,11 @@ def described(record: Record, image: Manifest) -> Manifest:
     return image
 
 
-# What is done with a machine that is there ----------------------------------
-
-
-def act(action: str, name: str, arguments: dict[str, Any]) -> Manifest:
-    """Start, stop, delete or show a VM, and return its manifest as it is then."""
-    from banger_tools.store import vms
-    from banger_tools.vmm import life
-
-    timeout = parse_timeout(arguments["--timeout"])
-    if action == "--show":
-        return described(vms.load(name), vms.image(name))
-    with life.held(name):
-        record, image = vms.load(name), vms.image(name)
-        if action == "--start":
-            record = _start_again(name, timeout, wait=arguments["--wait"] != "none")
-        elif action == "--stop":
-            life.stop(record, timeout)
-        else:
-            life.delete(name, force=bool(arguments["--force"]))
-        return described(record, image)
-
-
-def _start_again(name: str, timeout: float, *, wait: bool) -> Record:
-    """Start a VM once more; one that does not answer is ended, its disks are kept."""
-    from banger_tools.vmm import life
-
-    began = time.monotonic()
-    record = life.start(name)
-    try:
-        if wait:
-            with console.step(f"agent of '{name}' answered"):
-                record = life.wait_ready(record, began, timeout)
-        return record
-    except BaseException:
-        life.kill(record)
-        raise
-
-
-def execute(name: str, arguments: dict[str, Any]) -> int:
-    """Run a command in a VM and return its exit status."""
-    from banger_tools.store import vms
-    from banger_tools.vmm import holder, interface
-    from banger_tools.vmm import spec as specs
-
-    record = vms.load(name)
-    if not holder.is_alive(vms.folder(name)):
-        raise errors.CannotCreate(f"the VM '{name}' is not running", f"bg-boot --start {name}")
-    env = specs.parse_environment(arguments["--env"])
-    agent = interface.monitor(record.spec.vmm).agent(vms.folder(name))
-    return agent.exec(
-        arguments["CMD"] or ["/bin/sh"],
-        env=env,
-        cwd=arguments["--cwd"],
-        user=arguments["--user"],
-        tty=os.isatty(0) and os.isatty(1),
-        stdin_fd=0 if _is_open(0) else None,
-        stdout_fd=1,
-        stderr_fd=2,
-    )
-
-
-def _is_open(descriptor: int) -> bool:
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return False
-    return True
-
-
 def work(arguments: dict[str, Any]) -> int:
-    """Do what the command line says."""
-    asked = [action for action in ACTIONS if arguments[action]]
-    if len(asked) > 1:
-        raise errors.BadUsage(f"{asked[0]} and {asked[1]} exclude each other")
-    if not asked:
-        options = Options.from_arguments(arguments)
-        return _print(boot(read_input(options), options), path_only=options.path_only)
-    misplaced = [option for option in _SHAPING if arguments[option]]
-    if misplaced or (arguments["INPUT"] and asked[0] != "--exec"):
-        raise errors.BadUsage(f"{misplaced[0] if misplaced else 'INPUT'} does not go with {asked[0]}")
-    name = arguments[asked[0]]
-    if asked[0] == "--exec":
-        return execute(name, arguments)
-    return _print(act(asked[0], name, arguments), path_only=bool(arguments["--path"]))
-
-
-def _print(image: Manifest, *, path_only: bool) -> int:
-    stage.print_result(image, image.raw["vm"]["path"], path_only=path_only)
+    """Make and start the machine, and print its manifest."""
+    options = Options.from_arguments(arguments)
+    made = boot(read_input(options), options)
+    stage.print_result(made, made.raw["vm"]["path"], path_only=options.path_only)
     return 0
 
 

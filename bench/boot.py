@@ -51,7 +51,7 @@ def boot(name: str) -> timing.Run:
     """Boot a machine until its agent answers, and delete it."""
     argv = [inputs.program("bg-boot"), f"--image={name}", "--name=bench"]
     taken = timing.run(argv, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
-    argv = [inputs.program("bg-boot"), "--delete=bench", "--force"]
+    argv = [inputs.program("banger"), "vm", "delete", "--force", "bench"]
     subprocess.run(argv, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
     return taken
 

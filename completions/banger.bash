@@ -102,16 +102,16 @@ _banger_about() {
       esac
       ;;
     bg-boot)
-      options='--image= --name= --vmm= --cpus= --memory= --disk= --work-disk= --net= --publish= --env= --ssh-key= --git-identity= --read-only --run --kernel-ref= --kernel= --initrd= --modules= --append= --wait= --timeout= --keep --start= --stop= --delete= --show= --exec= --user= --cwd= --force --path --quiet --progress= --help --version -v' argument=file
+      options='--image= --name= --vmm= --cpus= --memory= --disk= --work-disk= --net= --nat --publish= --env= --ssh-key= --git-identity= --read-only --run --kernel-ref= --kernel= --initrd= --modules= --append= --wait= --timeout= --keep --path --quiet --progress= --help --version -v' argument=file
       case $2 in
         --image) value='any' ;;
         --name) value='any' ;;
-        --vmm) value='words auto qemu' ;;
+        --vmm) value='words auto firecracker qemu' ;;
         --cpus) value='any' ;;
         --memory) value='any' ;;
         --disk) value='any' ;;
         --work-disk) value='any' ;;
-        --net) value='words user none' ;;
+        --net) value='words user tap none' ;;
         --publish) value='any' ;;
         --env) value='any' ;;
         --ssh-key) value='file' ;;
@@ -123,13 +123,6 @@ _banger_about() {
         --append) value='any' ;;
         --wait) value='words agent none' ;;
         --timeout) value='any' ;;
-        --start) value='any' ;;
-        --stop) value='any' ;;
-        --delete) value='any' ;;
-        --show) value='any' ;;
-        --exec) value='any' ;;
-        --user) value='any' ;;
-        --cwd) value='folder' ;;
         --progress) value='words auto always never json' ;;
       esac
       ;;
@@ -212,15 +205,51 @@ _banger_about() {
         --memory) value='any' ;;
         --disk) value='any' ;;
         --work-disk) value='any' ;;
-        --net) value='words user none' ;;
+        --net) value='words user tap none' ;;
         --publish) value='any' ;;
         --env) value='any' ;;
         --git-identity) value='any' ;;
         --user) value='any' ;;
         --cwd) value='any' ;;
         --kernel-ref) value='file' ;;
-        --vmm) value='words auto qemu' ;;
+        --vmm) value='words auto firecracker qemu' ;;
         --timeout) value='any' ;;
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger vm start')
+      options='--wait= --timeout= --quiet --progress= --help --version -v' argument=any
+      case $2 in
+        --wait) value='words agent none' ;;
+        --timeout) value='any' ;;
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger vm stop')
+      options='--timeout= --quiet --progress= --help --version -v' argument=any
+      case $2 in
+        --timeout) value='any' ;;
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger vm delete')
+      options='--force --quiet --progress= --help --version -v' argument=any
+      case $2 in
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger vm show')
+      options='--quiet --progress= --help --version -v' argument=any
+      case $2 in
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger vm exec')
+      options='--env= --user= --cwd= --quiet --progress= --help --version -v' argument=any
+      case $2 in
+        --env) value='any' ;;
+        --user) value='any' ;;
+        --cwd) value='folder' ;;
         --progress) value='words auto always never json' ;;
       esac
       ;;
@@ -280,6 +309,11 @@ kernel import
 kernel delete
 kernel catalog
 vm run
+vm start
+vm stop
+vm delete
+vm show
+vm exec
 cache list
 cache prune
 build

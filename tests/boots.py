@@ -18,7 +18,7 @@ def boot(*words: str) -> dict[str, Any]:
 
 
 def guest(name: str, script: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return support.run("bg-boot", f"--exec={name}", "--", "sh", "-c", script, stdin=stdin)
+    return support.run("banger", "vm", "exec", name, "sh", "-c", script, stdin=stdin)
 
 
 def said(name: str, script: str) -> str:
@@ -28,13 +28,13 @@ def said(name: str, script: str) -> str:
 
 
 def show(name: str) -> dict[str, Any]:
-    vm = support.manifest_of(support.run_ok("bg-boot", f"--show={name}"))["vm"]
+    vm = support.manifest_of(support.run_ok("banger", "vm", "show", name))["vm"]
     assert isinstance(vm, dict)
     return vm
 
 
 def delete(name: str) -> None:
-    support.run("bg-boot", f"--delete={name}", "--force")
+    support.run("banger", "vm", "delete", name, "--force")
 
 
 def vm_folders(home: Path) -> list[str]:

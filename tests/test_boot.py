@@ -33,7 +33,7 @@ def shared(bootable_home: Path) -> Iterator[str]:
     done = support.run("bg-boot", "--image=tiny", "--name=shared", "--env=ASKED=too", "--env=FROM_IMAGE=no", env=env)
     assert done.returncode == 0, done.stderr.decode()
     yield "shared"
-    support.run("bg-boot", "--delete=shared", "--force", env=env)
+    support.run("banger", "vm", "delete", "shared", "--force", env=env)
 
 
 def test_booted_machine_is_described(shared: str, home: Path) -> None:
@@ -56,26 +56,26 @@ def test_command_killed_by_a_signal_ends_with_128_and_its_number(shared: str) ->
 
 
 def test_command_that_is_not_there_ends_with_127(shared: str) -> None:
-    done = support.run("bg-boot", f"--exec={shared}", "--", "no-such-program")
+    done = support.run("banger", "vm", "exec", shared, "no-such-program")
     assert done.returncode == 127
     assert b"no-such-program" in done.stderr
 
 
 def test_arguments_arrive_as_they_are(shared: str) -> None:
     words = ["a b", "$HOME", "'", '"', "\\", "", "é", "-x", "--"]
-    done = support.run("bg-boot", f"--exec={shared}", "--", "sh", "-c", 'printf "%s\\n" "$@"', "sh", *words)
+    done = support.run("banger", "vm", "exec", shared, "sh", "-c", 'printf "%s\\n" "$@"', "sh", *words)
     assert done.stdout.decode() == "".join(f"{word}\n" for word in words)
 
 
 def test_environment_is_the_images_overlaid_by_what_was_asked(shared: str) -> None:
     lines = said(shared, "env").splitlines()
     assert {"FROM_IMAGE=no", "ASKED=too", "PATH=/bin"} <= set(lines)
-    done = support.run("bg-boot", f"--exec={shared}", "--env=ASKED=now", "--env=MORE=1", "--", "env")
+    done = support.run("banger", "vm", "exec", "--env=ASKED=now", "--env=MORE=1", shared, "env")
     assert {"FROM_IMAGE=no", "ASKED=now", "MORE=1"} <= set(done.stdout.decode().splitlines())
 
 
 def test_user_and_folder_are_those_asked_for(shared: str) -> None:
-    done = support.run("bg-boot", f"--exec={shared}", "--user=1000:100", "--cwd=/bin", "--", "sh", "-c", "id; pwd")
+    done = support.run("banger", "vm", "exec", "--user=1000:100", "--cwd=/bin", shared, "sh", "-c", "id; pwd")
     assert done.stdout.decode() == "uid=1000 gid=100 groups=100\n/bin\n"
 
 
@@ -90,7 +90,7 @@ def test_work_disk_has_the_seed_and_room(shared: str) -> None:
 
 
 def test_command_gets_a_terminal_if_we_have_one(shared: str) -> None:
-    argv = support.argv("bg-boot", f"--exec={shared}", "--", "sh", "-c", "test -t 0 && test -t 1 && busybox stty size")
+    argv = support.argv("banger", "vm", "exec", shared, "sh", "-c", "test -t 0 && test -t 1 && busybox stty size")
     pid, terminal = pty.fork()
     if pid == 0:
         os.execvpe(argv[0], argv, support.environment())
@@ -104,7 +104,7 @@ def test_command_gets_a_terminal_if_we_have_one(shared: str) -> None:
 
 
 def test_command_without_any_stdin_runs(shared: str) -> None:
-    argv = support.argv("bg-boot", f"--exec={shared}", "--", "echo", "ran")
+    argv = support.argv("banger", "vm", "exec", shared, "echo", "ran")
     script = ["sh", "-c", 'exec "$@" <&-', "sh", *argv]
     done = subprocess.run(script, capture_output=True, env=support.environment(), timeout=60)
     assert (done.returncode, done.stdout) == (0, b"ran\n"), done.stderr.decode()
@@ -126,7 +126,7 @@ def test_machines_start_side_by_side(home: Path) -> None:
 
 
 def test_many_commands_at_once_are_served(shared: str) -> None:
-    argv = support.argv("bg-boot", f"--exec={shared}", "--", "sh", "-c", "sleep 1; echo $0 done")
+    argv = support.argv("banger", "vm", "exec", shared, "sh", "-c", "sleep 1; echo $0 done")
     running = [subprocess.Popen([*argv, str(n)], stdout=subprocess.PIPE, env=support.environment()) for n in range(12)]
     assert [process.communicate(timeout=100)[0].decode() for process in running] == [f"{n} done\n" for n in range(12)]
 
@@ -141,8 +141,8 @@ def test_taken_name_is_refused_and_the_machine_kept(shared: str, home: Path) -> 
 
 
 def test_running_machine_is_not_deleted_nor_started_again(shared: str) -> None:
-    for words in (["--delete"], ["--start"]):
-        done = support.run("bg-boot", f"{words[0]}={shared}")
+    for word in ("delete", "start"):
+        done = support.run("banger", "vm", word, shared)
         assert done.returncode == 73, done.stderr
         assert b"is running" in done.stderr
     assert show(shared)["state"] == "running"
@@ -152,23 +152,24 @@ def test_machine_keeps_its_data_over_stop_and_start(home: Path) -> None:
     vm = boot("--name=keeps")
     try:
         said("keeps", "echo data > /kept; echo work > /root/kept")
-        assert support.manifest_of(support.run_ok("bg-boot", "--stop=keeps"))["vm"]["state"] == "stopped"
+        support.run_ok("banger", "vm", "stop", "keeps")
+        assert show("keeps")["state"] == "stopped"
         assert vm["pid"] not in monitors(home)
         console = Path(vm["console"]).read_text(errors="replace")
         assert "Power down" in console
         for disk in ("root.ext4", "work.ext4"):
             assert fsck(Path(vm["path"], disk)) == 0
-        done = support.run("bg-boot", "--exec=keeps", "--", "true")
-        assert (done.returncode, b"bg-boot --start keeps" in done.stderr) == (73, True)
-        support.run_ok("bg-boot", "--start=keeps")
+        done = support.run("banger", "vm", "exec", "keeps", "true")
+        assert (done.returncode, b"banger vm start keeps" in done.stderr) == (73, True)
+        support.run_ok("banger", "vm", "start", "keeps")
         assert said("keeps", "cat /kept /root/kept") == "data\nwork\n"
     finally:
         delete("keeps")
     assert "keeps" not in vm_folders(home)
-    assert support.run("bg-boot", "--show=keeps").returncode == 66
+    assert support.run("banger", "vm", "show", "keeps").returncode == 66
 
 
-def test_machine_whose_monitor_was_killed_is_seen_as_stopped_and_starts_again(home: Path) -> None:
+def test_machine_whose_monitor_was_killed_is_seen_as_ended_and_starts_again(home: Path) -> None:
     vm = boot("--name=killed")
     try:
         said("killed", "echo data > /kept; sync")
@@ -176,10 +177,10 @@ def test_machine_whose_monitor_was_killed_is_seen_as_stopped_and_starts_again(ho
         deadline = time.monotonic() + 10
         while show("killed")["state"] == "running" and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert show("killed")["state"] == "stopped"
-        support.run_ok("bg-boot", "--start=killed")
+        assert show("killed")["state"] == "ended"
+        support.run_ok("banger", "vm", "start", "killed")
         assert said("killed", "cat /kept") == "data\n"
-        support.run_ok("bg-boot", "--stop=killed")
+        support.run_ok("banger", "vm", "stop", "killed")
         assert fsck(Path(vm["path"], "root.ext4")) == 0
     finally:
         delete("killed")
@@ -190,7 +191,7 @@ def test_machine_that_hangs_is_ended_within_bounds(home: Path) -> None:
     try:
         os.kill(vm["pid"], signal.SIGSTOP)
         began = time.monotonic()
-        done = support.run("bg-boot", "--stop=hangs", "--timeout=1")
+        done = support.run("banger", "vm", "stop", "hangs", "--timeout=1")
         assert (done.returncode, b"did not power off" in done.stderr) == (0, True)
         assert time.monotonic() - began < 30
         assert vm["pid"] not in monitors(home)
@@ -202,7 +203,7 @@ def test_read_only_root_is_not_changed(home: Path) -> None:
     vm = boot("--name=frozen", "--read-only")
     try:
         assert said("frozen", "echo x > /new; cat /new") == "x\n"
-        support.run_ok("bg-boot", "--stop=frozen")
+        support.run_ok("banger", "vm", "stop", "frozen")
         source = home / "state" / "images" / "tiny" / "rootfs.ext4"
         assert Path(vm["path"], "root.ext4").read_bytes() == source.read_bytes()
     finally:
@@ -239,7 +240,7 @@ def test_images_own_command_runs_and_ends_the_machine(home: Path) -> None:
         deadline = time.monotonic() + 60
         while show("main")["state"] == "running" and time.monotonic() < deadline:
             time.sleep(0.2)
-        assert show("main")["state"] == "stopped"
+        assert show("main")["state"] == "ended"
         assert "main ran" in Path(vm["console"]).read_text(errors="replace")
     finally:
         delete("main")
@@ -254,10 +255,10 @@ def test_home_so_deep_that_sockets_have_no_room_for_their_paths(home: Path, tmp_
     done = support.run("bg-boot", "--image=tiny", "--name=deep", env=env)
     try:
         assert done.returncode == 0, done.stderr.decode()
-        assert support.run("bg-boot", "--exec=deep", "--", "echo", "reached", env=env).stdout == b"reached\n"
-        assert support.run("bg-boot", "--stop=deep", env=env).returncode == 0
+        assert support.run("banger", "vm", "exec", "deep", "echo", "reached", env=env).stdout == b"reached\n"
+        assert support.run("banger", "vm", "stop", "deep", env=env).returncode == 0
     finally:
-        support.run("bg-boot", "--delete=deep", "--force", env=env)
+        support.run("banger", "vm", "delete", "deep", "--force", env=env)
 
 
 def test_bare_ext4_file_boots_with_a_kernel_of_the_store(home: Path, tmp_path: Path) -> None:
@@ -316,9 +317,9 @@ def test_ordinary_user_publishes_and_boots(home: Path, user: support.OrdinaryUse
     booted = user.run("bg-boot", "--image=own", "--name=own")
     try:
         assert booted.returncode == 0, booted.stderr.decode()
-        assert user.run("bg-boot", "--exec=own", "--", "id", "-u").stdout == b"0\n"
+        assert user.run("banger", "vm", "exec", "own", "id", "-u").stdout == b"0\n"
         pid = json.loads(booted.stdout)["vm"]["pid"]
         assert re.search(r"^Uid:\s+0\s", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE) is None
     finally:
-        deleted = user.run("bg-boot", "--delete=own", "--force")
+        deleted = user.run("banger", "vm", "delete", "own", "--force")
     assert deleted.returncode == 0, deleted.stderr.decode()

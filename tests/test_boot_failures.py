@@ -139,7 +139,12 @@ def test_wrong_value_is_refused_by_name_before_anything_is_made(home: Path, word
 
 
 def test_missing_image_kernel_and_machine_are_said_to_be_missing() -> None:
-    for words in (["--image=nosuch"], ["--image=tiny", "--kernel-ref=nosuch"], ["--stop=nosuch"], ["--exec=nosuch"]):
-        done = support.run("bg-boot", *words)
+    for words in (
+        ["bg-boot", "--image=nosuch"],
+        ["bg-boot", "--image=tiny", "--kernel-ref=nosuch"],
+        ["banger", "vm", "stop", "nosuch"],
+        ["banger", "vm", "exec", "nosuch"],
+    ):
+        done = support.run(*words)
         assert done.returncode == 66, (words, done.stderr)
         assert b"'nosuch'" in done.stderr

@@ -259,12 +259,12 @@ def test_machine_runs_on_without_rm_and_the_hint_says_how_to_go_on(home: Path) -
     done = vm_run(home, "--image=busy", "--name=stays", who, "--", "sh", "-c", "echo kept >/data/file")
     try:
         assert done.returncode == 0, done.stderr.decode()
-        assert b"bg-boot --exec stays" in done.stderr
+        assert b"banger vm exec stays" in done.stderr
         command = ["cat", "/data/file", "/root/.gitconfig-banger"]
-        again = run("bg-boot", "--exec=stays", "--", *command, env={"BANGER_HOME": str(home)})
+        again = run("banger", "vm", "exec", "stays", *command, env={"BANGER_HOME": str(home)})
         assert again.stdout == b'kept\n[user]\n\tname = "Ada"\n\temail = "ada@host"\n'
     finally:
-        run("bg-boot", "--force", "--delete=stays", env={"BANGER_HOME": str(home)})
+        run("banger", "vm", "delete", "--force", "stays", env={"BANGER_HOME": str(home)})
     assert machines_left(home) == []
 
 

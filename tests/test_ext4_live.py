@@ -206,15 +206,15 @@ def test_resize2fs_makes_the_root_larger_in_a_running_guest(tmp_path: Path, bang
     support.run_ok("bg-publish", "--name=grows", stdin=machines.manifest(image))
     support.run_ok("bg-boot", "--image=grows", "--name=grows")
     try:
-        done = support.run("bg-boot", "--exec=grows", "--", "sh", "-c", "resize2fs /dev/vda && df -k / && sync")
+        done = support.run("banger", "vm", "exec", "grows", "sh", "-c", "resize2fs /dev/vda && df -k / && sync")
         assert done.returncode == 0, done.stderr.decode()
         assert int(done.stdout.decode().splitlines()[-1].split()[1]) > 600_000
-        support.run_ok("bg-boot", "--stop=grows")
+        support.run_ok("banger", "vm", "stop", "grows")
         disk = next((banger_home / "state/vms/grows").glob("root*"))
         assert subprocess.run(["/sbin/e2fsck", "-fp", disk], capture_output=True).returncode == 0
         trees.fsck(disk)
     finally:
-        support.run("bg-boot", "--delete=grows", "--force")
+        support.run("banger", "vm", "delete", "grows", "--force")
 
 
 def copy_program(program: str, root: Path) -> None:

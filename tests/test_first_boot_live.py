@@ -41,11 +41,11 @@ class Machine(NamedTuple):
 
     def restart(self, **changes: object) -> None:
         """Stop the machine and start it again with changes to its spec, as if it had been made so."""
-        support.run_ok("bg-boot", f"--stop={self.name}")
+        support.run_ok("banger", "vm", "stop", self.name)
         record = json.loads((self.folder / "vm.json").read_text())
         record["spec"] |= changes
         (self.folder / "vm.json").write_text(json.dumps(record))
-        support.run_ok("bg-boot", f"--start={self.name}", "--timeout=600", timeout=700)
+        support.run_ok("banger", "vm", "start", self.name, "--timeout=600", timeout=700)
 
 
 def settings_of_apt(folder: Path) -> Path:

@@ -76,11 +76,6 @@ def test_host_without_git_is_told_the_package(git_home: Path, monkeypatch: pytes
 
 def test_guest_is_told_of_an_identity_only_where_there_is_one() -> None:
     told = structs.replace(SPEC, guest=Guest(git=GitIdentity('A "B"', "a@b")))
-    config = guest_config.build(told, work_disk=False, power="off", now=1)
+    config = guest_config.build(told, None, work_disk=False, power="off", now=1)
     assert json.loads(guest_config.encode(config))["git"] == {"name": 'A "B"', "email": "a@b"}
-    assert "git" not in guest_config.build(SPEC, work_disk=False, power="off", now=1)
-
-
-def test_option_is_for_new_machines_only() -> None:
-    done = support.run("bg-boot", "--start=web", "--git-identity=A <a@b>")
-    assert done.returncode == 64 and b"--git-identity does not go with --start" in done.stderr
+    assert "git" not in guest_config.build(SPEC, None, work_disk=False, power="off", now=1)

@@ -61,7 +61,7 @@ def machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     vm = support.manifest_of(support.run_ok("bg-boot", *words, timeout=SECONDS * 2))["vm"]
     folder = Path(vm["path"])
     yield Machine(name, kind, folder, Agent(transport.serial_ports(folder)))
-    support.run("bg-boot", f"--delete={name}", "--force")
+    support.run("banger", "vm", "delete", name, "--force")
 
 
 def test_agent_is_ready_and_tells_which_boot_it_is(machine: Machine) -> None:
@@ -170,7 +170,7 @@ def set_size(terminal: int, rows: int, columns: int) -> None:
 
 def test_terminal_of_the_guest_follows_the_size_of_ours(machine: Machine) -> None:
     script = 'echo begun; until [ "$(stty size)" = "33 101" ]; do sleep 0.2; done; echo resized'
-    argv = support.argv("bg-boot", f"--exec={machine.name}", "--", *machine.kind.shell, script)
+    argv = support.argv("banger", "vm", "exec", machine.name, *machine.kind.shell, script)
     pid, terminal = pty.fork()
     if pid == 0:
         os.execvpe(argv[0], argv, support.environment())
@@ -231,7 +231,7 @@ def test_getty_without_a_terminal_does_not_fill_the_console(machine: Machine) ->
 
 def is_gone(machine: Machine) -> Callable[[], bool]:
     def look() -> bool:
-        shown = support.manifest_of(support.run_ok("bg-boot", f"--show={machine.name}"))
+        shown = support.manifest_of(support.run_ok("banger", "vm", "show", machine.name))
         return bool(shown["vm"]["state"] == "stopped")
 
     return look
@@ -252,13 +252,13 @@ def check_disks(machine: Machine, kept: bytes) -> None:
 
 def test_shutdown_by_the_agent_is_the_image_s_own_and_keeps_the_data(machine: Machine) -> None:
     machine.sh("echo once > /kept; echo once > /root/kept")
-    support.run_ok("bg-boot", f"--stop={machine.name}", f"--timeout={SECONDS:.0f}", timeout=SECONDS * 2)
+    support.run_ok("banger", "vm", "stop", machine.name, f"--timeout={SECONDS:.0f}", timeout=SECONDS * 2)
     assert machine.kind.farewell in machine.console()
     check_disks(machine, b"once\n")
 
 
 def test_machine_starts_again_with_its_data_and_poweroff_in_it_ends_it(machine: Machine) -> None:
-    support.run_ok("bg-boot", f"--start={machine.name}", f"--timeout={SECONDS:.0f}", timeout=SECONDS * 2)
+    support.run_ok("banger", "vm", "start", machine.name, f"--timeout={SECONDS:.0f}", timeout=SECONDS * 2)
     assert machine.sh("cat /root/kept") == "once\n"
     assert guest_lab.until(lambda: machine.kind.settled in machine.console(), SECONDS)
     machine.sh("echo twice > /kept; echo twice > /root/kept")

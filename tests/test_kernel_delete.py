@@ -246,8 +246,8 @@ def test_machine_boots_a_pulled_kernel_and_starts_again_without_it(home: Path, t
         assert done.returncode == 73
         assert "is used by VM 'k'" in done.stderr.decode()
         assert delete("--force", "bundled").returncode == 0
-        run_ok("bg-boot", "--stop=k")
-        run_ok("bg-boot", "--start=k")
+        run_ok("banger", "vm", "stop", "k")
+        run_ok("banger", "vm", "start", "k")
         assert boots.said("k", "cat /proc/version").split()[2] == real.release
     finally:
         boots.delete("k")

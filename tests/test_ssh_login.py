@@ -87,12 +87,12 @@ def test_machines_of_one_image_have_host_keys_of_their_own(machine: Machine) -> 
 
 def test_stopped_machine_comes_back_with_its_host_keys_and_knows_who_may_come_in(machine: Machine, image: Path) -> None:
     assert machine.door.login(machine.of_image, "true").returncode == 0  # its host key is remembered from here on
-    support.run_ok("bg-boot", f"--stop={machine.name}")
+    support.run_ok("banger", "vm", "stop", machine.name)
     config = debugfs(machine.folder / "work.ext4", "/.gitconfig-banger")
     read = ["git", "config", "--file", "-", "--get", "user.name"]
     assert subprocess.run(read, input=config, capture_output=True, check=True).stdout.decode() == f"{NAME}\n"
     assert debugfs(machine.folder / "work.ext4", "/.ssh/authorized_keys").count(b"ssh-ed25519") == 2
-    support.run_ok("bg-boot", f"--start={machine.name}", "--timeout=600", timeout=700)
+    support.run_ok("banger", "vm", "start", machine.name, "--timeout=600", timeout=700)
     for private in (machine.of_image, machine.of_machine):
         done = machine.door.login(private, "exit 42")
         assert done.returncode == 42, done.stderr

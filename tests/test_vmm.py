@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from banger_tools import errors
-from banger_tools.vmm import disks, guest_config, holder, probe, qemu, qmp
+from banger_tools.vmm import disks, guest_config, holder, interface, probe, qemu, qmp
 from banger_tools.vmm import spec as specs
 from tests import machines, support
 
@@ -101,7 +101,7 @@ def test_public_keys_are_read_without_comments(tmp_path: Path) -> None:
 @given(st.text(max_size=300), st.lists(st.text(), max_size=20))
 def test_config_disk_is_json_that_begins_with_its_schema_in_whole_blocks(cwd: str, argv: list[str]) -> None:
     spec = structs.replace(SPEC, guest=specs.Guest(cwd=cwd, argv=argv))
-    config = guest_config.build(spec, work_disk=True, power="off", now=5)
+    config = guest_config.build(spec, None, work_disk=True, power="off", now=5)
     encodable = "".join(config["argv"] + [cwd]).encode("utf-8", "replace")
     if b"?" in encodable and "?" not in "".join([*argv, cwd]):
         return  # lone surrogates other than those of undecodable bytes
@@ -112,11 +112,11 @@ def test_config_disk_is_json_that_begins_with_its_schema_in_whole_blocks(cwd: st
 
 
 def test_config_tells_work_disk_network_and_power() -> None:
-    config = guest_config.build(SPEC, work_disk=True, power="reboot", now=5)
+    config = guest_config.build(SPEC, None, work_disk=True, power="reboot", now=5)
     assert config["disks"]["work"] == "/dev/vdb"
     assert (config["power"], config["time"], config["hostname"]) == ("reboot", 5, "web")
     assert config["network"]["address"] == "10.0.2.15/24"
-    plain = guest_config.build(structs.replace(SPEC, net="none"), work_disk=False, power="off", now=5)
+    plain = guest_config.build(structs.replace(SPEC, net="none"), None, work_disk=False, power="off", now=5)
     assert "work" not in plain["disks"]
     assert "network" not in plain
 
@@ -131,7 +131,7 @@ def test_images_own_command_and_environment_are_passed_on() -> None:
 
 
 def sleeper(folder: Path) -> int:
-    return holder.start(["sleep", "60"], folder, folder / "log")
+    return holder.start(["sleep", "60"], folder)
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_process_of_another_folder_is_not_killed(running: tuple[Path, int], tmp_
 def test_process_has_a_session_of_its_own_and_outlives_its_starter(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from banger_tools.vmm import holder; "
-        "f = Path(sys.argv[1]); print(holder.start(['sleep', '60'], f, f / 'log'))"
+        "f = Path(sys.argv[1]); print(holder.start(['sleep', '60'], f))"
     )
     env = support.environment({"PYTHONPATH": str(support.ROOT)})
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=env, capture_output=True, check=True)
@@ -184,7 +184,7 @@ def test_process_has_a_session_of_its_own_and_outlives_its_starter(tmp_path: Pat
         assert holder.is_alive(tmp_path)
         assert os.getsid(pid) == pid
         assert os.readlink(f"/proc/{pid}/fd/0") == "/dev/null"
-        assert (tmp_path / "log").stat().st_mode & 0o777 == 0o600
+        assert (tmp_path / holder.LOG).stat().st_mode & 0o777 == 0o600
     finally:
         holder.kill(tmp_path, pid, holder.start_time(pid))
     assert holder.wait_gone(tmp_path, 5)
@@ -248,7 +248,7 @@ def test_lying_qmp_ends_with_an_error(tmp_path: Path, answers: list[bytes], erro
 
 def command(spec: specs.Spec = SPEC, folder: Path = Path("/nowhere"), accelerator: str = "tcg") -> str:
     support.need("qemu-system-x86_64")
-    return " ".join(qemu.command(spec, folder, accelerator))
+    return " ".join(qemu.command(interface.Run(spec, folder, accelerator, None)))
 
 
 def test_qemu_is_started_with_nothing_but_what_is_asked(tmp_path: Path) -> None:

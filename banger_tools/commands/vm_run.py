@@ -17,14 +17,14 @@ Options:
   --memory=SIZE       Memory, as in 512M.
   --disk=SIZE         Grow the root disk to this size.
   --work-disk=SIZE    Size of the disk for /root.
-  --net=NET           Network: user or none.
+  --net=NET           Network: user, tap or none.
   --publish=FORWARD   Lead a port of this host to the machine: [ADDRESS:]PORT:GUESTPORT. Repeatable.
   --env=VAR           NAME=VALUE for the command. Repeatable.
   --git-identity=WHO  Who root's commits are by: 'Name <mail>', or host for what this host's git says.
   --user=USER         User of the image to run the command as.
   --cwd=FOLDER        Folder of the image to run the command in.
   --kernel-ref=REF    Kernel: its name in the store or in a catalog, apt:PACKAGE, or the URL of a bundle.
-  --vmm=VMM           Monitor: auto or qemu.
+  --vmm=VMM           Monitor: auto, firecracker or qemu.
   --timeout=SECONDS   How long to wait for the machine.
   @talk
 
@@ -36,7 +36,7 @@ Description:
   An image that is not in the store is made first, as `banger image pull` does, once if several ask for it.
   Nothing but its absence starts that: one that is broken or may not be read is an error.
 
-  Without --rm the machine runs on; bg-boot --stop, --exec and --delete lead it.
+  Without --rm the machine runs on; `banger vm exec`, `stop` and `delete` lead it.
 
 Examples:
   $ banger vm run --rm -- cat /etc/os-release
@@ -57,9 +57,7 @@ See also:
 
 from __future__ import annotations
 
-import contextlib
 import json
-import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -79,7 +77,6 @@ FOR_BOOT = (
     "--vmm",
     "--timeout",
 )
-FOR_COMMAND = ("--env", "--user", "--cwd")
 
 
 class Options(NamedTuple):
@@ -91,6 +88,9 @@ class Options(NamedTuple):
     remove: bool
     boot: tuple[str, ...]
     command: tuple[str, ...]
+    env: list[str]
+    user: str | None
+    cwd: str | None
 
     @classmethod
     def from_arguments(cls, arguments: cli.Arguments) -> Options:
@@ -98,13 +98,22 @@ class Options(NamedTuple):
 
         Raises BadUsage for a --pull of another word.
         """
+        from banger_tools.vmm import spec as specs
+
         if arguments["--pull"] not in ("missing", "never"):
             raise errors.BadUsage(f"--pull: '{arguments['--pull']}' is none of missing, never")
         image, source = image_and_source(arguments["--image"])
-        words = tuple(word for word in arguments["COMMAND"])
-        command = (*passed_on(arguments, FOR_COMMAND), *(("--", *words) if words else ()))
-        boot = tuple(passed_on(arguments, FOR_BOOT))
-        return cls(image, source, arguments["--pull"] == "missing", bool(arguments["--rm"]), boot, command)
+        return cls(
+            image,
+            source,
+            arguments["--pull"] == "missing",
+            bool(arguments["--rm"]),
+            tuple(passed_on(arguments, FOR_BOOT)),
+            tuple(arguments["COMMAND"]),
+            specs.parse_environment(arguments["--env"]),
+            arguments["--user"],
+            arguments["--cwd"],
+        )
 
 
 def passed_on(arguments: cli.Arguments, names: Sequence[str]) -> Iterator[str]:
@@ -178,49 +187,28 @@ def boot(options: Options) -> str:
     return str(manifest["vm"]["name"])
 
 
-def attach(command: pipeline.Command) -> int:
-    """Run a program on our own stdin, stdout and stderr and return its exit status, whatever signals we get."""
-    console.command(str(command))
-    process = subprocess.Popen(command.argv)
-    with _passed_to(process):
-        status = process.wait()
-    return status if status >= 0 else 128 - status
-
-
-@contextlib.contextmanager
-def _passed_to(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Leave the reaction to signals to a program: ^C reaches it by itself, the others are passed on."""
-
-    def send(number: int, _frame: object) -> None:
-        process.send_signal(number)
-
-    previous = {number: signal.signal(number, send) for number in (signal.SIGTERM, signal.SIGHUP)}
-    previous[signal.SIGINT] = signal.signal(signal.SIGINT, lambda _number, _frame: None)
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def delete(name: str) -> None:
     """Delete a machine that runs; there is nothing on its disks to be saved."""
-    words = (*console.passed_on(), "--force", f"--delete={name}")
-    pipeline.run([pipeline.Command("bg-boot", words)], stdin=subprocess.DEVNULL, timed=False)
+    from banger_tools.vmm import life
+
+    with life.held(name):
+        life.delete(name, force=True)
 
 
 def work(arguments: cli.Arguments) -> int:
     """Boot, run the command, clean up, and return the command's status."""
+    from banger_tools.vmm import inside
+
     options = Options.from_arguments(arguments)
     provide(options)
     name = boot(options)
     try:
-        status = attach(pipeline.Command("bg-boot", (f"--exec={name}", *options.command)))
+        status = inside.execute(name, options.command, options.env, user=options.user, cwd=options.cwd)
     finally:
         if options.remove:
             delete(name)
     if not options.remove:
-        console.note(f"'{name}' runs on: bg-boot --exec {name}, bg-boot --stop {name}, bg-boot --delete {name}")
+        console.note(f"'{name}' runs on: banger vm exec {name}, banger vm stop {name}, banger vm delete {name}")
     return status
 
 

@@ -14,3 +14,10 @@ class Attachment(Struct, frozen=True):
     gateway: str
     dns: list[str]
     nat: bool
+
+
+class Owner(Struct, frozen=True):
+    """Whose a tap is: a machine by its name and its folder."""
+
+    name: str
+    folder: str

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from banger_tools.net.attachment import Attachment
 from banger_tools.vmm import spec as specs
 
 SCHEMA = "banger-guest/1"
@@ -20,7 +21,7 @@ BLOCK = 4096
 _USER_NETWORK = {"address": "10.0.2.15/24", "gateway": "10.0.2.2", "dns": ["10.0.2.3"]}
 
 
-def build(spec: specs.Spec, *, work_disk: bool, power: str, now: int) -> dict[str, Any]:
+def build(spec: specs.Spec, network: Attachment | None, *, work_disk: bool, power: str, now: int) -> dict[str, Any]:
     """Return the guest config of a machine; `power` is how its end is told to the monitor, `now` in seconds."""
     disks: dict[str, Any] = {"root": "/dev/vda", "type": "ext4", "read_only": spec.guest.read_only}
     if work_disk:
@@ -41,7 +42,9 @@ def build(spec: specs.Spec, *, work_disk: bool, power: str, now: int) -> dict[st
     }
     if spec.guest.git:
         config["git"] = {"name": spec.guest.git.name, "email": spec.guest.git.email}
-    if spec.net == "user":
+    if network:
+        config["network"] = {"address": network.address, "gateway": network.gateway, "dns": network.dns}
+    elif spec.net == "user":
         config["network"] = _USER_NETWORK
     return config
 
@@ -52,9 +55,9 @@ def encode(config: dict[str, Any]) -> bytes:
     return text + b"\n" * (-len(text) % BLOCK)
 
 
-def write(spec: specs.Spec, folder: Path, *, power: str) -> None:
+def write(spec: specs.Spec, folder: Path, network: Attachment | None, *, power: str) -> None:
     """Write the config disk of a machine into its folder, for its next start."""
-    config = build(spec, work_disk=(folder / specs.WORK_DISK).exists(), power=power, now=int(time.time()))
+    config = build(spec, network, work_disk=(folder / specs.WORK_DISK).exists(), power=power, now=int(time.time()))
     target = folder / specs.CONFIG_DISK
     temporary = folder / f".{specs.CONFIG_DISK}.tmp"
     temporary.write_bytes(encode(config))

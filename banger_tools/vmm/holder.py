@@ -1,11 +1,13 @@
 """A process that outlives the program that started it, known to be alive by a lock that it holds.
 
 The lock is one of the open file (fcntl(2), "open file description locks"): the child inherits it, nobody can hold it
-for longer than the child lives, and asking about it does not take it.
+for longer than the child lives, and asking about it does not take it. The file is the log that is the child's stderr:
+a program may close every descriptor that it does not know (Firecracker's jailer does), but keeps that one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -16,7 +18,7 @@ from pathlib import Path
 
 from banger_tools import console, errors
 
-LOCK = "vmm.lock"
+LOG = "vmm.log"
 _FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, pid
 _POLL = 0.02
 
@@ -28,7 +30,7 @@ def _flock(kind: int) -> bytes:
 def is_alive(folder: Path) -> bool:
     """Tell whether the process of a folder lives."""
     try:
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(folder / LOG, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
@@ -38,46 +40,51 @@ def is_alive(folder: Path) -> bool:
         os.close(descriptor)
 
 
-def take(folder: Path) -> int:
-    """Take the lock of a folder for a process to come, and return its descriptor.
+def _take(folder: Path) -> int:
+    """Take the lock of a folder for a process to come, and return its descriptor, that of an empty log.
 
     Raises CannotCreate if a process holds it.
     """
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    descriptor = os.open(folder / LOG, flags, 0o600)
     try:
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK))
     except OSError as error:
         os.close(descriptor)
         raise errors.CannotCreate(f"the VM '{folder.name}' is running already") from error
+    os.ftruncate(descriptor, 0)
     return descriptor
 
 
-def start(argv: Sequence[str], folder: Path, log: Path) -> int:
+def start(argv: Sequence[str], folder: Path, stdout: str = LOG) -> int:
     """Start a program in `folder` that holds its lock, in a session of its own, and return its process id.
 
-    It has no terminal, reads nothing, writes to `log`, and all that it makes is private.
+    It has no terminal, reads nothing, writes to files of the folder (`stdout`, and the log), and all that it makes is
+    private.
     """
     import shlex
     import subprocess
 
     console.command(shlex.join(argv))
-    lock = take(folder)
-    try:
-        with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as output:
+    with contextlib.ExitStack() as stack:
+        log = _take(folder)
+        stack.callback(os.close, log)
+        output = log
+        if stdout != LOG:
+            output = os.open(folder / stdout, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            stack.callback(os.close, output)
+        try:
             child = subprocess.Popen(
                 argv,
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
-                stderr=output,
-                pass_fds=(lock,),
+                stderr=log,
                 start_new_session=True,
                 umask=0o077,
             )
-    except OSError as error:
-        raise errors.os_error(error, f"cannot run '{argv[0]}'") from error
-    finally:
-        os.close(lock)
+        except OSError as error:
+            raise errors.os_error(error, f"cannot run '{argv[0]}'") from error
     _children.append(child)
     return child.pid
 

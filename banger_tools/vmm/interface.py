@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
-from banger_tools import errors
+from banger_tools.net.attachment import Attachment
 from banger_tools.vmm import spec as specs
 
 if TYPE_CHECKING:
     from banger_tools.agent.client import Agent
 
-MONITORS = ("qemu",)
-AUTO = "auto"
+MONITORS = ("qemu",)  # in the order in which `auto` tries them
+
+
+class Run(NamedTuple):
+    """One run of a machine: all that a monitor needs to know; its process will run in `folder`."""
+
+    spec: specs.Spec
+    folder: Path
+    accelerator: str
+    network: Attachment | None
+
+
+class Launch(NamedTuple):
+    """What to start: a command line whose paths may be relative to the folder, and the file there for its stdout.
+
+    `machine` is what it runs in the monitor's own words, `cid` the guest's vsock address if it is reached by that.
+    """
+
+    argv: Sequence[str]
+    stdout: str
+    machine: str
+    cid: int | None = None
 
 
 class Monitor(Protocol):
@@ -27,29 +48,28 @@ class Monitor(Protocol):
     def accelerator(self, spec: specs.Spec) -> str:
         """Return what runs the guest's code, found out by trying."""
 
-    def command(self, spec: specs.Spec, folder: Path, accelerator: str) -> Sequence[str]:
-        """Return the command line; it is run in the machine's folder, so its paths may be relative."""
+    def clear(self, folder: Path) -> None:
+        """Remove what a run left that has ended: sockets, a jail; do nothing if there is nothing."""
 
-    def wait_started(self, folder: Path, deadline: float) -> bool:
-        """Tell whether the monitor answers before the deadline."""
+    def prepare(self, run: Run) -> Launch:
+        """Write what the monitor reads into the machine's folder, and return what to start."""
 
-    def agent(self, folder: Path) -> Agent:
+    def wait_started(self, record: specs.Record, deadline: float) -> bool:
+        """Tell whether the monitor answers and runs the guest before the deadline."""
+
+    def agent(self, record: specs.Record) -> Agent:
         """Return a client of the agent in the guest."""
 
-    def press_power(self, folder: Path) -> None:
+    def status(self, record: specs.Record) -> str:
+        """Return what the monitor says that its guest does: `running`, `paused`, …; `unknown` if it says nothing."""
+
+    def press_power(self, record: specs.Record) -> None:
         """Ask the guest to power off the way that a button would; do nothing if that cannot be."""
 
-    def quit(self, folder: Path) -> None:
-        """Ask the monitor to end at once; do nothing if it does not answer."""
+    def quit(self, record: specs.Record) -> None:
+        """Ask the monitor to end at once; do nothing if it does not answer or knows no such order."""
 
 
 def monitor(name: str) -> Monitor:
-    """Return a monitor by name; `auto` takes the best one that is installed.
-
-    Raises BadUsage for a name that is none.
-    """
-    from banger_tools.vmm import qemu
-
-    if name in (AUTO, "qemu"):
-        return qemu
-    raise errors.BadUsage(f"--vmm: '{name}' is none of {', '.join((AUTO, *MONITORS))}")
+    """Return one of MONITORS."""
+    return cast(Monitor, importlib.import_module(f"banger_tools.vmm.{name}"))

@@ -15,6 +15,8 @@ from msgspec import structs
 
 from banger_tools import cli, console, errors, files
 from banger_tools.manifest import Manifest, Vm
+from banger_tools.net import attachment, taps
+from banger_tools.net.attachment import Attachment
 from banger_tools.store import staging, vms
 from banger_tools.vmm import disks, guest_config, holder, interface
 from banger_tools.vmm import spec as specs
@@ -83,36 +85,72 @@ def _write_record(folder: Path, record: specs.Record) -> None:
 
 
 def start(name: str) -> specs.Record:
-    """Start a machine that does not run, and return its record with the process in it.
+    """Start a machine that does not run, and return its record with the process in it; a failure is undone in reverse.
 
     Raises CannotCreate if it runs already, Unavailable with the monitor's last words if it does not start.
     """
-    record, folder = vms.load(name), vms.folder(name)
+    record, folder = settle(vms.load(name)), vms.folder(name)
+    if record.process:
+        raise errors.CannotCreate(f"the VM '{name}' is running already")
     spec = record.spec
     monitor = interface.monitor(spec.vmm)
     monitor.check(spec)
     accelerator = monitor.accelerator(spec)
-    _clear(folder)
-    guest_config.write(spec, folder, power=monitor.POWER)
-    with console.step(f"VM '{name}' started with {spec.vmm} ({accelerator})"):
-        command = monitor.command(spec, folder, accelerator)
+    with contextlib.ExitStack() as undo, console.step(f"VM '{name}' started with {spec.vmm} ({accelerator})"):
+        network = _attach(record, folder, undo)
+        (folder / specs.CONSOLE).unlink(missing_ok=True)
+        guest_config.write(spec, folder, network, power=monitor.POWER)
+        undo.callback(monitor.clear, folder)
+        launch = monitor.prepare(interface.Run(spec, folder, accelerator, network))
         with cli.signals_later():  # a process that nobody recorded could not be ended
-            pid = holder.start(command, folder, folder / specs.LOG)
-            process = specs.Process(pid, holder.start_time(pid), holder.boot_id(), accelerator)
-            record = structs.replace(record, process=process, boot_seconds=None)
-            vms.save(record)
-        if not monitor.wait_started(folder, time.monotonic() + START_SECONDS):
-            kill(record)
-            raise errors.Unavailable(f"the VM '{name}' did not start", last_words(folder / specs.LOG))
+            record = _launch(record, launch, accelerator, network)
+            undo.callback(kill, record)
+        if not monitor.wait_started(record, time.monotonic() + START_SECONDS):
+            raise errors.Unavailable(f"the VM '{name}' did not start", last_words(folder / holder.LOG))
+        undo.pop_all()
     return record
 
 
-def _clear(folder: Path) -> None:
-    """Remove the sockets and the console of the run before."""
-    if holder.is_alive(folder):
-        raise errors.CannotCreate(f"the VM '{folder.name}' is running already")
-    for path in [*folder.glob("*.sock"), folder / specs.CONSOLE]:
-        path.unlink(missing_ok=True)
+def _attach(record: specs.Record, folder: Path, undo: contextlib.ExitStack) -> Attachment | None:
+    """Give a machine its tap, at the address it had before if that is free."""
+    spec = record.spec
+    if spec.net != "tap":
+        return None
+    owner = attachment.Owner(spec.name, str(folder))
+    network = taps.attach(owner, wish=record.address, nat=spec.nat, forwards=spec.forwards)
+    undo.callback(taps.detach, network)
+    return network
+
+
+def _launch(
+    record: specs.Record, launch: interface.Launch, accelerator: str, network: Attachment | None
+) -> specs.Record:
+    """Start a monitor's process, and write down which one it is."""
+    pid = holder.start(launch.argv, vms.folder(record.spec.name), launch.stdout)
+    process = specs.Process(
+        pid, holder.start_time(pid), holder.boot_id(), accelerator, launch.machine, launch.cid, network
+    )
+    record = structs.replace(
+        record, process=process, boot_seconds=None, address=network.address if network else record.address
+    )
+    vms.save(record)
+    return record
+
+
+def settle(record: specs.Record) -> specs.Record:
+    """Clean up after a run that ended without us, and return the record without it; one that lives is left alone.
+
+    So ends what nobody stopped: a guest that powered itself off, a monitor that died, a host that was rebooted.
+    """
+    folder = vms.folder(record.spec.name)
+    if record.process is None or holder.is_alive(folder):
+        return record
+    if record.process.network:
+        taps.detach(record.process.network)
+    interface.monitor(record.spec.vmm).clear(folder)
+    record = structs.replace(record, process=None)
+    vms.save(record)
+    return record
 
 
 def wait_ready(record: specs.Record, began: float, timeout: float) -> specs.Record:
@@ -121,7 +159,7 @@ def wait_ready(record: specs.Record, began: float, timeout: float) -> specs.Reco
     Raises Retry after `timeout` seconds, Unavailable if the machine ended; both show the end of its console.
     """
     name, folder = record.spec.name, vms.folder(record.spec.name)
-    agent = interface.monitor(record.spec.vmm).agent(folder)
+    agent = interface.monitor(record.spec.vmm).agent(record)
     try:
         agent.wait_ready(began + timeout, lambda: holder.is_alive(folder))
     except errors.BangerError as error:
@@ -155,31 +193,37 @@ def stop(record: specs.Record, timeout: float) -> str:
 
     The agent syncs and shuts down; if the machine still lives after `timeout` seconds it is asked in ruder ways.
     """
+    how = "not running"
+    if holder.is_alive(vms.folder(record.spec.name)):
+        with console.step(f"VM '{record.spec.name}' stopped"):
+            how = _end(record, timeout)
+    settle(record)
+    return how
+
+
+def _end(record: specs.Record, timeout: float) -> str:
     folder = vms.folder(record.spec.name)
     monitor = interface.monitor(record.spec.vmm)
-    if not holder.is_alive(folder):
-        return "not running"
-    with console.step(f"VM '{record.spec.name}' stopped"):
-        if _shut_down(monitor, folder, timeout) and holder.wait_gone(folder, timeout):
-            return "agent"
-        monitor.press_power(folder)
-        if holder.wait_gone(folder, min(timeout, _KILL_SECONDS)):
-            return "power button"
-        console.warning(f"the VM '{record.spec.name}' did not power off and is ended")
-        monitor.quit(folder)
-        if holder.wait_gone(folder, _KILL_SECONDS):
-            return "quit"
-        kill(record)
-        return "kill"
+    if _shut_down(monitor, record, timeout) and holder.wait_gone(folder, timeout):
+        return "agent"
+    monitor.press_power(record)
+    if holder.wait_gone(folder, min(timeout, _KILL_SECONDS)):
+        return "power button"
+    console.warning(f"the VM '{record.spec.name}' did not power off and is ended")
+    monitor.quit(record)
+    if holder.wait_gone(folder, _KILL_SECONDS):
+        return "quit"
+    kill(record)
+    return "kill"
 
 
-def _shut_down(monitor: interface.Monitor, folder: Path, timeout: float) -> bool:
+def _shut_down(monitor: interface.Monitor, record: specs.Record, timeout: float) -> bool:
     """Ask the agent to sync and to shut down; tell whether it took the order.
 
     Only an agent that lives is given the long time that a sync may need.
     """
     try:
-        agent = monitor.agent(folder)
+        agent = monitor.agent(record)
         agent.health(min(timeout, _AGENT_SECONDS))
         agent.sync()
         agent.shutdown("graceful")
@@ -210,14 +254,17 @@ def delete(name: str, *, force: bool) -> None:
     record = vms.load(name)
     if holder.is_alive(folder):
         if not force:
-            raise errors.CannotCreate(f"the VM '{name}' is running", f"bg-boot --stop {name}, or add --force")
+            raise errors.CannotCreate(f"the VM '{name}' is running", f"banger vm stop {name}, or add --force")
         kill(record)
+    settle(record)
     staging.retire(folder)
 
 
 def state(record: specs.Record) -> str:
-    """Return `running` or `stopped`."""
-    return "running" if holder.is_alive(vms.folder(record.spec.name)) else "stopped"
+    """Return `running`, `stopped`, or `ended`: by itself, with nobody having cleaned up after it yet."""
+    if holder.is_alive(vms.folder(record.spec.name)):
+        return "running"
+    return "stopped" if record.process is None else "ended"
 
 
 def described(record: specs.Record) -> Vm:
@@ -229,11 +276,12 @@ def described(record: specs.Record) -> Vm:
         path=str(folder),
         vmm=spec.vmm,
         pid=record.process.pid if record.process and running else 0,
-        state="running" if running else "stopped",
+        state=state(record),
         console=str(folder / specs.CONSOLE),
         accelerator=record.process.accelerator if record.process else None,
         cpus=spec.cpus,
         memory=spec.memory,
         publish=[f"{f.host}:{f.host_port}:{f.guest_port}/{f.protocol}" for f in spec.forwards],
+        address=record.process.network.address if record.process and record.process.network else None,
         boot_seconds=record.boot_seconds,
     )

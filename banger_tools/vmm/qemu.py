@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from banger_tools import errors, process
-from banger_tools.vmm import fit, probe, qmp
+from banger_tools.store import vms
+from banger_tools.vmm import fit, holder, probe, qmp
 from banger_tools.vmm import spec as specs
+from banger_tools.vmm.interface import Launch, Run
 
 if TYPE_CHECKING:
     from banger_tools.agent.client import Agent
@@ -78,26 +80,38 @@ def accelerator(spec: specs.Spec) -> str:
     return "kvm" if probe.kvm(program, version(program), Path(spec.boot.vmlinuz or spec.boot.kernel)).usable else "tcg"
 
 
-def command(spec: specs.Spec, folder: Path, accelerator: str) -> list[str]:
+def clear(folder: Path) -> None:
+    """Remove the sockets of a run that has ended."""
+    for path in folder.glob("*.sock"):
+        path.unlink(missing_ok=True)
+
+
+def prepare(run: Run) -> Launch:
     """Return QEMU's command line, run in the machine's folder: sockets have relative, and so short, paths."""
+    return Launch(command(run), holder.LOG, machine(run.spec.architecture).machine)
+
+
+def command(run: Run) -> list[str]:
+    """Return QEMU's command line."""
+    spec = run.spec
     built = machine(spec.architecture)
     return [
         process.find(built.program),
         *_sandbox(built.program),
         *["-name", spec.name, "-uuid", spec.id, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"],
-        *["-machine", f"{built.machine},accel={accelerator}", "-cpu", "max"],
+        *["-machine", f"{built.machine},accel={run.accelerator}", "-cpu", "max"],
         *["-smp", str(spec.cpus), "-m", str(spec.memory >> 20)],
         *[
             "-kernel",
             spec.boot.vmlinuz or spec.boot.kernel,
             *(["-initrd", spec.boot.initrd] if spec.boot.initrd else []),
         ],
-        *["-append", kernel_line(spec, accelerator)],
+        *["-append", kernel_line(spec, run.accelerator)],
         *["-chardev", f"file,id=console,path={specs.CONSOLE},append=on", "-serial", "chardev:console"],
         *["-chardev", f"socket,id=qmp,path={QMP_SOCKET},server=on,wait=off", "-mon", "chardev=qmp,mode=control"],
         *["-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"],
-        *_disks(spec, folder),
-        *_network(spec),
+        *_disks(run),
+        *_network(run),
         *_agent_ports(),
     ]
 
@@ -123,26 +137,28 @@ def kernel_line(spec: specs.Spec, accelerator: str) -> str:
     return " ".join([*words, *spec.boot.append.split()])
 
 
-def _disks(spec: specs.Spec, folder: Path) -> list[str]:
-    """Return the disks, in the order in which the guest names them: root, work, config."""
-    present = [(specs.ROOT_DISK, spec.guest.read_only)]
-    if (folder / specs.WORK_DISK).exists():
-        present.append((specs.WORK_DISK, False))
-    present.append((specs.CONFIG_DISK, True))
+def _disks(run: Run) -> list[str]:
     words: list[str] = []
-    for number, (name, read_only) in enumerate(present):
-        only = "on" if read_only else "off"
-        words += ["-drive", f"if=none,id=disk{number},format=raw,file={name},readonly={only},discard=unmap"]
+    for number, disk in enumerate(specs.disks(run.folder, run.spec.guest)):
+        only = "on" if disk.read_only else "off"
+        words += [
+            "-drive",
+            f"if=none,id=disk{number},format={disk.format},file={disk.file},readonly={only},discard=unmap",
+        ]
         words += ["-device", f"virtio-blk-pci,drive=disk{number}"]
     return words
 
 
-def _network(spec: specs.Spec) -> list[str]:
-    if spec.net == "none":
+def _network(run: Run) -> list[str]:
+    if run.spec.net == "none":
         return []
-    forwards = [f",hostfwd={f.protocol}:{f.host}:{f.host_port}-:{f.guest_port}" for f in spec.forwards]
     # romfile: the card needs no boot ROM, which some distributions package apart
-    return ["-netdev", f"user,id=net0{''.join(forwards)}", "-device", "virtio-net-pci,netdev=net0,romfile="]
+    card = "virtio-net-pci,netdev=net0,romfile="
+    if run.network:
+        backend = f"tap,id=net0,ifname={run.network.tap},script=no,downscript=no"
+        return ["-netdev", backend, "-device", f"{card},mac={run.network.mac}"]
+    forwards = [f",hostfwd={f.protocol}:{f.host}:{f.host_port}-:{f.guest_port}" for f in run.spec.forwards]
+    return ["-netdev", f"user,id=net0{''.join(forwards)}", "-device", card]
 
 
 def _agent_ports() -> list[str]:
@@ -154,10 +170,9 @@ def _agent_ports() -> list[str]:
     return words
 
 
-def wait_started(folder: Path, deadline: float) -> bool:
+def wait_started(record: specs.Record, deadline: float) -> bool:
     """Tell whether QEMU answers and runs the guest before the deadline."""
-    from banger_tools.vmm import holder
-
+    folder = vms.folder(record.spec.name)
     while time.monotonic() < deadline and holder.is_alive(folder):
         with contextlib.suppress(OSError, json.JSONDecodeError):
             with qmp.Connection(folder / QMP_SOCKET, min(deadline, time.monotonic() + _QMP_SECONDS)) as connection:
@@ -166,24 +181,33 @@ def wait_started(folder: Path, deadline: float) -> bool:
     return False
 
 
-def agent(folder: Path) -> Agent:
+def agent(record: specs.Record) -> Agent:
     """Return a client of the agent, over whichever serial port is free."""
     from banger_tools.agent import client, transport
 
-    return client.Agent(transport.serial_ports(folder))
+    return client.Agent(transport.serial_ports(vms.folder(record.spec.name)))
 
 
-def press_power(folder: Path) -> None:
+def status(record: specs.Record) -> str:
+    """Return QEMU's own word for what its guest does: running, paused, io-error, …"""
+    answer = _told(record, "query-status")
+    return str(answer["status"]) if isinstance(answer, dict) and "status" in answer else "unknown"
+
+
+def press_power(record: specs.Record) -> None:
     """Press the power button."""
-    _tell(folder, "system_powerdown")
+    _told(record, "system_powerdown")
 
 
-def quit(folder: Path) -> None:
+def quit(record: specs.Record) -> None:
     """Ask QEMU to end."""
-    _tell(folder, "quit")
+    _told(record, "quit")
 
 
-def _tell(folder: Path, command: str) -> None:
+def _told(record: specs.Record, command: str) -> object:
+    """Return QEMU's answer to a command, None if there is none."""
     with contextlib.suppress(OSError, json.JSONDecodeError, errors.BangerError):
-        with qmp.Connection(folder / QMP_SOCKET, time.monotonic() + _QMP_SECONDS) as connection:
-            connection.execute(command)
+        path = vms.folder(record.spec.name) / QMP_SOCKET
+        with qmp.Connection(path, time.monotonic() + _QMP_SECONDS) as connection:
+            return connection.execute(command)
+    return None

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from msgspec import Struct
 
 from banger_tools import errors
+from banger_tools.net.attachment import Attachment
 
 SCHEMA = "banger-vm/1"
 RECORD, IMAGE = "vm.json", "image.json"
 KERNEL = "kernel"
-ROOT_DISK, WORK_DISK, CONFIG_DISK, CONSOLE, LOG = "root.ext4", "work.ext4", "config.img", "console.log", "vmm.log"
-NETWORKS = ("user", "none")
+ROOT_DISK, WORK_DISK, CONFIG_DISK, CONSOLE = "root.ext4", "work.ext4", "config.img", "console.log"
+OVERLAY, BASE_DISK = "root.qcow2", "base.ext4"  # a root disk that holds only what differs from its base
+NETWORKS = ("user", "tap", "none")
 MOST_CPUS = 255
 LEAST_MEMORY = 64 << 20
 
@@ -60,8 +63,19 @@ class Guest(Struct, frozen=True):
     read_only: bool = False
 
 
+class Limits(Struct, frozen=True, omit_defaults=True):
+    """What a machine may take of the host's disks and network, each second; None: as much as it gets."""
+
+    disk_bytes: int | None = None
+    disk_operations: int | None = None
+    net_bytes: int | None = None
+
+
 class Spec(Struct, frozen=True):
-    """A virtual machine as it was asked for; `memory` is in bytes, `id` is a UUID that no other one has."""
+    """A virtual machine as it was asked for; `memory` is in bytes, `id` is a UUID that no other one has.
+
+    `nat` lets a machine on a tap reach what the host reaches; `jail` puts its monitor into a jail of its own.
+    """
 
     id: str
     name: str
@@ -74,24 +88,53 @@ class Spec(Struct, frozen=True):
     boot: Boot
     guest: Guest
     forwards: list[Forward] = []
+    nat: bool = False
+    jail: bool = False
+    limits: Limits = Limits()
 
 
 class Process(Struct, frozen=True):
-    """The monitor's process: its id, and when it started, so that an id used again is not mistaken for it."""
+    """One run of the monitor: its process id, and when that started, so that an id used again is not mistaken for it.
+
+    `machine` is what it runs in the monitor's own words, `cid` the guest's vsock address if it is reached by that.
+    """
 
     pid: int
     start_time: int
     boot_id: str
     accelerator: str
+    machine: str
+    cid: int | None = None
+    network: Attachment | None = None
 
 
 class Record(Struct, frozen=True):
-    """What vm.json holds: the spec, and the process of the last start."""
+    """What vm.json holds: the spec, and the run that was started and not yet cleaned up after.
+
+    `address` is the one on the tap network that the machine had last.
+    """
 
     schema: str
     spec: Spec
     process: Process | None = None
     boot_seconds: float | None = None
+    address: str | None = None
+
+
+class Disk(NamedTuple):
+    """A disk as a monitor gets it: a file in the machine's folder, its format (raw or qcow2)."""
+
+    file: str
+    format: str
+    read_only: bool
+
+
+def disks(folder: Path, guest: Guest) -> list[Disk]:
+    """Return the disks of a machine in the order in which its guest names them: root, work if there is one, config."""
+    overlaid = (folder / OVERLAY).exists()
+    root = Disk(OVERLAY, "qcow2", guest.read_only) if overlaid else Disk(ROOT_DISK, "raw", guest.read_only)
+    work = [Disk(WORK_DISK, "raw", False)] if (folder / WORK_DISK).exists() else []
+    return [root, *work, Disk(CONFIG_DISK, "raw", True)]
 
 
 def parse_forward(text: str) -> Forward:
@@ -153,6 +196,17 @@ def parse_memory(text: str) -> int:
     if size > there:
         raise errors.BadUsage(f"--memory: '{text}' is more than this host has ({sizes.show(there)})")
     return size
+
+
+def parse_timeout(text: str) -> float:
+    """Return a number of seconds; raises BadUsage."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 86400:
+        raise errors.BadUsage(f"--timeout: '{text}' is not a number of seconds")
+    return value
 
 
 def parse_environment(words: list[str]) -> list[str]:

@@ -1,0 +1,53 @@
+"""banger vm show: print what a machine is and how it is.
+
+Usage:
+  banger vm show [options] NAME
+
+Arguments:
+  NAME  A machine of the store.
+
+Options:
+  @talk
+
+Description:
+  Prints the manifest of the machine, as bg-boot(1) did.
+
+Examples:
+  $ banger vm show web | jq -r .vm.state
+
+Exit status:
+  0   done
+  64  the command line is wrong
+  66  there is no such machine
+  65  its record is broken
+
+See also:
+  banger-vm-start(1) banger-manifest(5)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from banger_tools import cli
+
+
+def work(arguments: cli.Arguments) -> None:
+    """Print what the command line says."""
+    import sys
+
+    from banger_tools.store import vms
+    from banger_tools.vmm import life
+
+    record, image = vms.load(arguments["NAME"]), vms.image(arguments["NAME"])
+    image.put("vm", life.described(record))
+    sys.stdout.write(image.dumps())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    return cli.run(__doc__ or "", argv, work)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
