@@ -314,7 +314,7 @@ def fetch_bundle(ref: Bundle, found: Found, wants: Wants, outputs: stage.Outputs
     cache = Cache(locations.cache())
     target = outputs.artifact(f"{found.name}.ext4")
     size = found.entry.size if found.entry else None
-    with lease.held(cache.sweep), files.atomic(target, force=outputs.force) as temporary:
+    with lease.held(cache.sweep), outputs.making(target) as temporary:
         own, digest = bundle.fetch(ref, size, wants, cache, temporary)
     result = bundle.adopt(own, found, digest, target)
     _record(result, found.requested, wants)

@@ -1,4 +1,4 @@
-"""Files made whole or not at all: temporary names in the target folder, fsync, one rename; and copies that keep holes.
+"""Files made whole or not at all: temporary names in the target folder, one rename; and copies that keep holes.
 
 Every temporary made here is recorded, so that `remove_temporaries` can clear what an interrupted program left.
 """
@@ -9,7 +9,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -41,7 +40,7 @@ def discard(path: Path) -> None:
 
 def temporary_name(target: Path) -> Path:
     """Return an unused, recorded name beside `target`, hidden and ending in `.tmp`."""
-    return record_temporary(target.parent / f".{target.name[:200]}.{secrets.token_hex(6)}.tmp")
+    return record_temporary(target.parent / f".{target.name[:200]}.{os.urandom(6).hex()}.tmp")
 
 
 def record_temporary(path: Path) -> Path:
@@ -66,18 +65,24 @@ def refuse_existing(path: Path, *, force: bool) -> None:
 
 
 @contextlib.contextmanager
-def atomic(target: Path, *, force: bool = False) -> Iterator[Path]:
-    """Yield a temporary path to fill; on success it is synced and renamed to `target`, else it is removed.
+def atomic(target: Path, *, force: bool = False, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path to fill; on success it is renamed to `target`, else it is removed.
 
-    Raises CannotCreate before the work if the target exists (unless `force`), and again after it if
-    somebody made it meanwhile.
+    It is flushed to the disk before and its name after that if it is to be `durable`: what a crash of the machine
+    must not damage because it cannot be made again, or would not be noticed.
+
+    Raises CannotCreate before the work if the target exists (unless `force`), and again after it if somebody made it
+    meanwhile.
     """
     refuse_existing(target, force=force)
     temporary = temporary_name(target)
     try:
         yield temporary
-        sync_file(temporary)
+        if durable:
+            sync_file(temporary)
         place(temporary, target, force=force)
+        if durable:
+            sync_folder(target.parent)
     except OSError as error:
         raise errors.os_error(error, f"cannot write '{target}'") from error
     finally:
@@ -85,7 +90,7 @@ def atomic(target: Path, *, force: bool = False) -> Iterator[Path]:
 
 
 def place(temporary: Path, target: Path, *, force: bool) -> None:
-    """Give a finished temporary file its final name, and make the name durable."""
+    """Give a finished temporary file its final name."""
     if force:
         os.replace(temporary, target)
     else:
@@ -95,7 +100,6 @@ def place(temporary: Path, target: Path, *, force: bool) -> None:
             raise errors.CannotCreate(f"'{target}' was made by another program meanwhile") from error
         os.unlink(temporary)
     forget_temporary(temporary)
-    sync_folder(target.parent)
 
 
 def write_text(target: Path, text: str, *, force: bool = False, mode: int = 0o666) -> None:

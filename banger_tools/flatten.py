@@ -199,18 +199,18 @@ def write(merged: Tree, options: Options, artifact: Path) -> Written | None:
             if options.tar == STDOUT:
                 _write_tar(merged, found, sys.stdout.fileno())
             if options.tar_file:
-                stack.enter_context(_tar_made(merged, found, options.tar_file, force=options.outputs.force))
+                stack.enter_context(_tar_made(merged, found, options.tar_file, options.outputs))
             if options.folder:
                 stack.enter_context(_folder_made(merged, found, options.folder))
         if not options.keeps_tree:
             return None
-        with files.atomic(artifact, force=options.outputs.force) as temporary, console.step("wrote the tree"):
+        with options.outputs.making(artifact) as temporary, console.step("wrote the tree"):
             return tree.write(temporary, merged)
 
 
 @contextlib.contextmanager
-def _tar_made(merged: Tree, found: Contents, path: Path, *, force: bool) -> Iterator[None]:
-    with files.atomic(path, force=force) as temporary:
+def _tar_made(merged: Tree, found: Contents, path: Path, outputs: stage.Outputs) -> Iterator[None]:
+    with outputs.making(path) as temporary:
         with open(temporary, "xb") as file:
             _write_tar(merged, found, file.fileno())
         yield

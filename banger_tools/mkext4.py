@@ -193,7 +193,7 @@ def work(arguments: dict[str, Any]) -> None:
         inodes=options.inodes,
         features=chosen,
     )
-    with files.atomic(artifact, force=options.outputs.force) as temporary:
+    with options.outputs.making(artifact) as temporary:
         built = builder.build(temporary, tree, wanted)
     manifest.put(
         "rootfs", Rootfs(str(artifact), built.size, built.uuid, built.label, built.free_bytes, built.free_inodes)

@@ -155,7 +155,7 @@ def make(source: Path, artifact: Path, options: Options) -> tuple[Any, int]:
     with opened(source) as image:
         tree = home_tree(image, options)
     wanted = builder.Wanted(options.size, LABEL, least=LEAST_SIZE)
-    with files.atomic(artifact, force=options.outputs.force) as temporary:
+    with options.outputs.making(artifact) as temporary:
         return builder.build(temporary, tree, wanted), len(tree.entries)
 
 

@@ -39,6 +39,16 @@ class Outputs(NamedTuple):
         """Return the absolute path of the artifact: -o as given, else `default` in the folder of -C."""
         return Path(os.path.abspath(self.output or self.directory / default))
 
+    @contextlib.contextmanager
+    def making(self, artifact: Path) -> Iterator[Path]:
+        """Yield a temporary path that becomes an artifact when the body succeeds.
+
+        Nothing is flushed to the disk, as by tar, mkfs or cc: what a crash damages is made again, and bg-publish
+        flushes all that it publishes.
+        """
+        with files.atomic(artifact, force=self.force, durable=False) as temporary:
+            yield temporary
+
 
 def open_input(argument: str | None) -> tuple[str, Path | None]:
     """Return what the INPUT argument is (as `identify` names it) and its path; (manifest, None) is stdin.
@@ -99,7 +109,7 @@ def edited(source: Path, outputs: Outputs) -> Iterator[tuple[Path, Path]]:
         yield source, source
         return
     target = outputs.artifact(source.name)
-    with files.atomic(target, force=outputs.force) as temporary:
+    with outputs.making(target) as temporary:
         files.copy(source, temporary)
         yield temporary, target
 

@@ -1,8 +1,7 @@
 """Copying the content of files into the image, in a process of its own beside the one that writes the metadata.
 
 A thread would not do: the interpreter's lock is the limit. Small neighbours leave in one system call with the zeros
-between them, large files are copied inside the kernel. The disk begins to write meanwhile, so that little is left to
-wait for when the image is synced at the end.
+between them, large files are copied inside the kernel.
 """
 
 from __future__ import annotations
@@ -13,9 +12,7 @@ import mmap
 import os
 import signal
 import stat
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from banger_tools import errors, files
@@ -26,7 +23,6 @@ BLOCK = 4096
 LARGE = 64 << 10
 MAX_SLICES = 1000  # IOV_MAX is 1024
 MAX_BATCH = 4 << 20
-FLUSH_PAUSE = 0.02  # seconds: time for something to flush
 _ZEROS = bytes(BLOCK)
 
 
@@ -53,10 +49,9 @@ def copying(copies: Iterable[Copy], loose: Sequence[Entry], contents: Contents, 
         _child(copies, _Loose(loose, contents), target, writer)
     os.close(writer)
     try:
-        with flushing(target):
-            yield
-            with open(reader, "rb", closefd=False) as pipe:
-                said = pipe.read()
+        yield
+        with open(reader, "rb", closefd=False) as pipe:
+            said = pipe.read()
     except BaseException:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -65,27 +60,6 @@ def copying(copies: Iterable[Copy], loose: Sequence[Entry], contents: Contents, 
         os.close(reader)
     _, status = os.waitpid(child, 0)
     _check(status, said)
-
-
-@contextlib.contextmanager
-def flushing(descriptor: int) -> Iterator[None]:
-    """Have the disk write what is put into a file while the body runs.
-
-    Raises OSError if it cannot: the kernel says so only once, and whoever syncs the file later may not hear of it.
-    """
-    done = threading.Event()
-    with ThreadPoolExecutor(1) as pool:
-        flushed = pool.submit(_flush, descriptor, done)
-        try:
-            yield
-        finally:
-            done.set()
-    flushed.result()
-
-
-def _flush(descriptor: int, done: threading.Event) -> None:
-    while not done.wait(FLUSH_PAUSE):
-        os.fdatasync(descriptor)
 
 
 def _check(status: int, said: bytes) -> None:

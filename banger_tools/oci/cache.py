@@ -5,8 +5,8 @@
     partial/<algorithm>-<hex>                               a blob on its way; the only thing an interruption leaves
 
 Nothing gets its final name before its digest matched to the last byte. A verified tar carries a mark that goes when
-it is written to; then it is hashed again before it is trusted. Nothing is flushed to the disk: what a crash damages is
-noticed by its digest, and fetched again.
+it is written to; then it is hashed again before it is trusted. But for the index nothing is flushed to the disk: what a
+crash damages is noticed by its digest, and fetched again.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Cache:
         target = self.blob_path(document.descriptor.digest)
         if self.read_document(document.descriptor) is None:
             _make_room(target)
-            with files.atomic(target, force=True) as temporary:
+            with files.atomic(target, force=True, durable=False) as temporary:
                 temporary.write_bytes(document.data)
 
     def keep_blob(self, temporary: Path, digest: str) -> None:
