@@ -102,7 +102,7 @@ _banger_about() {
       esac
       ;;
     bg-boot)
-      options='--image= --name= --vmm= --cpus= --memory= --disk= --work-disk= --net= --nat --publish= --env= --ssh-key= --git-identity= --read-only --run --kernel-ref= --kernel= --initrd= --modules= --append= --wait= --timeout= --keep --path --quiet --progress= --help --version -v' argument=file
+      options='--image= --name= --vmm= --cpus= --memory= --disk= --work-disk= --net= --nat --publish= --env= --ssh-key= --git-identity= --read-only --run --kernel-ref= --kernel= --initrd= --modules= --append= --offline --jail --limit-disk= --limit-iops= --limit-net= --wait= --timeout= --keep --command= --exec= --user= --cwd= --console --rm --detach --no-start --path --quiet --progress= --help --version -v' argument=file
       case $2 in
         --image) value='any' ;;
         --name) value='any' ;;
@@ -121,8 +121,15 @@ _banger_about() {
         --initrd) value='file' ;;
         --modules) value='folder' ;;
         --append) value='any' ;;
-        --wait) value='words agent none' ;;
+        --limit-disk) value='any' ;;
+        --limit-iops) value='any' ;;
+        --limit-net) value='any' ;;
+        --wait) value='any' ;;
         --timeout) value='any' ;;
+        --command) value='any' ;;
+        --exec) value='any' ;;
+        --user) value='any' ;;
+        --cwd) value='any' ;;
         --progress) value='words auto always never json' ;;
       esac
       ;;
@@ -281,7 +288,7 @@ _banger_about() {
       esac
       ;;
     'banger doctor')
-      options='--json --quiet --progress= --help --version -v' argument=any
+      options='--json --online --quiet --progress= --help --version -v' argument=any
       case $2 in
         --progress) value='words auto always never json' ;;
       esac

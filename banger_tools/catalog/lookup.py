@@ -43,10 +43,10 @@ def find(requested: str, access: Access, wanted: manifest.Platform | None = None
     refusals: list[str] = []
     for origin, entry in named(requested, access):
         ref = entries.reference_of(entry, origin.folder)
-        why_not = _why_not(entry, ref, origin, access, wanted)
-        if why_not is None:
+        refusal = why_not(entry, ref, origin, access, wanted)
+        if refusal is None:
             return Found(requested, ref, entry.name, entry, origin.label)
-        refusals.append(f"{entry.text}, of {origin.label}: {why_not}")
+        refusals.append(f"{entry.text}, of {origin.label}: {refusal}")
     if refusals:
         raise errors.Unavailable(f"no entry of '{requested}' can be used here", "\n".join(refusals))
     ref = reference.parse(requested)
@@ -68,10 +68,10 @@ def name_of(requested: str) -> str | None:
     return next((entry.name for entry in origins.embedded().images if entry.source == requested), None)
 
 
-def _why_not(
+def why_not(
     entry: Entry, ref: Reference, origin: Origin, access: Access, wanted: manifest.Platform | None
 ) -> str | None:
-    """Return why this host cannot use an entry, None if it can."""
+    """Return why this host cannot use an entry, None if it can; nobody is asked."""
     platform = wanted or platforms.host()
     if entry.arch is not None and entry.arch != platform.architecture:
         return f"it is for {entry.arch}, and {platform.architecture} is needed"

@@ -104,15 +104,30 @@ def sweep(parent: Path) -> list[str]:
     """Remove the staging folders whose makers died, and return their names."""
     removed = []
     for folder in sorted(parent.glob(f"*{_MARK}*")):
-        with contextlib.suppress(OSError):  # somebody else sweeps, or it is not ours to remove
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder)
-                removed.append(folder.name)
-            finally:
-                os.close(descriptor)
+        with contextlib.suppress(OSError), _locked(folder, fcntl.LOCK_EX):  # others sweep, or it is not ours to remove
+            shutil.rmtree(folder)
+            removed.append(folder.name)
     return removed
+
+
+def abandoned(parent: Path) -> list[Path]:
+    """Return the staging folders whose makers died, sorted; those that may not be looked into are not ours."""
+    found = []
+    for folder in sorted(parent.glob(f"*{_MARK}*")):
+        with contextlib.suppress(OSError), _locked(folder, fcntl.LOCK_SH):
+            found.append(folder)
+    return found
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, kind: int) -> Iterator[None]:
+    """Hold the lock of a staging folder; raises BlockingIOError while its maker lives."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def retire(folder: Path) -> None:

@@ -1,0 +1,122 @@
+"""What is in the store: whether it is whole, what was left behind, and what a machine would lack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from banger_tools import errors, manifest
+from banger_tools.doctor.result import FAIL, PASS, WARN, Check
+from banger_tools.store import images as store_images
+from banger_tools.store import kernels as store_kernels
+from banger_tools.store import records, staging, vms
+from banger_tools.vmm import life
+from banger_tools.vmm import spec as specs
+
+
+def images() -> Iterator[Check]:
+    """Check every image: a broken one cannot be booted."""
+    whole = []
+    for name in store_images.listed():
+        try:
+            store_images.find(name)
+            whole.append(name)
+        except errors.BangerError as error:
+            yield Check("images", FAIL, error.message, error.hint)
+    yield from _counted("images", whole, "image")
+
+
+def kernels() -> Iterator[Check]:
+    """Check every kernel of the store."""
+    whole = []
+    for name in store_kernels.listed():
+        try:
+            store_kernels.find(name)
+            whole.append(name)
+        except errors.BangerError as error:
+            yield Check("kernels", FAIL, error.message, f"banger kernel delete {name}, then pull it again")
+    yield from _counted("kernels", whole, "kernel")
+
+
+def seeds() -> Iterator[Check]:
+    """Check that the images have a work seed: what their /root holds, for machines to begin with."""
+    found = {name: seed for name in store_images.listed() if (seed := _seed(name)) is not None}
+    lost = [name for name, (reason, is_own) in found.items() if not is_own]
+    if lost:
+        named = "; ".join(f"'{name}': {found[name][0]}" for name in lost)
+        again = f"banger image pull --force --name={lost[0]} REF makes one again"
+        yield Check("work seeds", WARN, f"the guest's /root will be empty: {named}", again)
+    elif found:
+        named = "; ".join(f"'{name}': {reason}" for name, (reason, _) in found.items())
+        yield Check("work seeds", PASS, f"the guest's /root will be empty, as the image's: {named}")
+    elif store_images.listed():
+        yield Check("work seeds", PASS, "every image has one")
+
+
+def _seed(name: str) -> tuple[str, bool] | None:
+    """Return why an image has no work seed and whether that is its nature; None if it has one, or is broken."""
+    try:
+        image = store_images.find(name)
+    except errors.BangerError:
+        return None
+    if image.get("published", manifest.Published).work_seed:
+        return None
+    if image.raw.get("work_seed"):
+        return f"its '{store_images.WORK_SEED}' is missing", False
+    reason = image.raw.get("work_seed_reason")
+    return (str(reason), True) if reason else ("bg-seed was left out", False)
+
+
+def machines() -> Iterator[Check]:
+    """Check every machine: whether it can start again, and whether one ended with nobody having cleaned up."""
+    states = []
+    for name in vms.listed():
+        try:
+            record = vms.load(name)
+            _check_files(name, record)
+            states.append(life.state(record))
+        except errors.BangerError as error:
+            yield Check("machines", FAIL, error.message, error.hint or f"banger vm delete --force {name}")
+            continue
+        if states[-1] == "ended":
+            mend = f"banger vm start {name} goes on with its disks, banger vm delete {name} removes it"
+            yield Check("machines", WARN, f"the VM '{name}' ended {_how(record)}", mend)
+    counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
+    if "ended" not in states:
+        yield from _counted("machines", states, "VM", counts)
+
+
+def _check_files(name: str, record: specs.Record) -> None:
+    """Check that what a machine starts with is in its folder; raises BadInput, Denied."""
+    folder = vms.folder(name)
+    vms.image(name)
+    for disk in specs.disks(folder, record.spec.guest):
+        if disk.file != specs.CONFIG_DISK:  # written anew at each start
+            records.check_file(folder, disk.file, vms.WHAT)
+    for path in filter(None, (record.spec.boot.kernel, record.spec.boot.initrd)):
+        records.check_file(folder, str(Path(path).relative_to(folder)), vms.WHAT)
+
+
+def _how(record: specs.Record) -> str:
+    from banger_tools.vmm import holder
+
+    assert record.process is not None
+    return "by itself" if record.process.boot_id == holder.boot_id() else "when this host was restarted"
+
+
+def leftovers() -> Iterator[Check]:
+    """Check for what programs left unfinished that died."""
+    parents = (store_images.root(), store_kernels.root(), vms.root())
+    found = [str(folder) for parent in parents for folder in staging.abandoned(parent)]
+    if found:
+        hint = "they are removed when something of their kind is made next, or by rm -r"
+        yield Check("leftovers", WARN, f"of programs that died, taking room: {', '.join(found)}", hint)
+    else:
+        yield Check("leftovers", PASS, "none")
+
+
+def _counted(check: str, whole: list[str], what: str, detail: str = "") -> Iterator[Check]:
+    if whole or not detail:
+        number = len(whole)
+        many = f"{number or 'no'} {what}{'' if number == 1 else 's'}"
+        yield Check(check, PASS, f"{many}: {detail}" if detail else many)
