@@ -7,6 +7,7 @@ and only here a usage error is worded.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import re
 import signal
@@ -46,6 +47,8 @@ def run(doc: str, argv: Sequence[str] | None, work: Callable[[Arguments], int | 
         finally:
             files.remove_temporaries()
             _settle_stdout()
+        if argv is None:
+            gc.freeze()  # or on its way out the interpreter looks for garbage in all that is left, while a pipe waits
         return status
 
 
