@@ -13,11 +13,11 @@ GUEST_SOURCES = $(wildcard banger_tools/guest/*.py banger_tools/guest/src/*)
 
 # What the programs run: building, making apt: images, booting.
 PACKAGES = python3 python3-venv e2fsprogs mmdebstrap uidmap fakeroot qemu-system-x86 qemu-utils \
-	openssh-client ca-certificates zstd
+	openssh-client ca-certificates zstd iproute2 nftables
 # What the tests check the programs with.
 TEST_PACKAGES = docker-registry skopeo umoci podman libarchive-tools tar rsync bzip2 busybox-static cpio strace jq faketime \
 	attr acl libcap2-bin openssl procps mandoc man-db shellcheck bash bash-completion zsh fish xz-utils \
-	git curl socat gcc libc6-dev mount iproute2 systemd passwd kmod lz4 binutils file \
+	git curl socat gcc libc6-dev mount openssh-server systemd passwd kmod lz4 binutils file \
 	qemu-user qemu-system-arm
 
 PYTEST_ARGS ?=

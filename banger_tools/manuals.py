@@ -175,7 +175,12 @@ def config_page() -> str:
     """Return banger-config(5), out of the module that reads it."""
     from banger_tools import config
 
-    structs = {"The file": config.Config, "[registries.HOST]": config.Registry, "[[catalogs]]": config.Catalog}
+    structs = {
+        "The file": config.Config,
+        "[registries.HOST]": config.Registry,
+        "[[catalogs]]": config.Catalog,
+        "[network]": config.Network,
+    }
     return _format_page("banger-config", config, structs, "banger(1) bg-fetch(1) banger-catalog(5)")
 
 
