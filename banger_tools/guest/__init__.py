@@ -6,7 +6,7 @@ architecture into `bin/`, and wheels carry the result.
 The guest config that the program reads is JSON on a small raw disk, padded with newlines to whole blocks of
 4096 bytes, and begins exactly with `{"schema": "banger-guest/1"`. All other keys are optional:
 
-    hostname  disks {root, type, read_only, work}  network {address, gateway, dns}  time (seconds since 1970)
+    hostname  disks {root, type, read_only, grow, work}  network {address, gateway, dns}  time (seconds since 1970)
     init (auto, image or banger)  run  argv  env  user  cwd  power (off or reboot)  ssh_keys
     git {name, email}
 """

@@ -77,6 +77,7 @@ static void take_disks(struct config *config, struct json disks)
 	take_text(disks, "type", config->root_type, sizeof config->root_type);
 	take_text(disks, "work", config->work, sizeof config->work);
 	take_flag(disks, "read_only", &config->read_only);
+	take_flag(disks, "grow", &config->grow);
 }
 
 static void take_network(struct config *config, struct json network)

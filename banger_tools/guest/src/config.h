@@ -17,6 +17,7 @@ struct config {
 	char root_type[16];
 	char work[128]; /* empty: none */
 	bool read_only;
+	bool grow; /* filesystems follow their disks when these were made larger */
 	char address[64]; /* "a.b.c.d/bits"; empty: no network */
 	char gateway[48];
 	char dns[DNS_LIMIT][48];

@@ -90,6 +90,19 @@ static bool make_private(int fd, mode_t forbidden)
 	return fstat(fd, &status) == 0 && fchown(fd, 0, 0) == 0 && fchmod(fd, status.st_mode & 07777 & ~forbidden) == 0;
 }
 
+/* The same of what is there; a link is left alone: what it leads to may be anything. */
+static void mend(int folder, const char *name, int kind)
+{
+	struct stat status;
+	int fd = openat(folder, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | kind);
+
+	if (fd < 0)
+		return;
+	if (fstat(fd, &status) == 0 && !S_ISDIR(status.st_mode) == !kind && !make_private(fd, 077))
+		say_errno("cannot set the owner of '%s' in '/root'", name);
+	close(fd);
+}
+
 static int open_home(void)
 {
 	int home;
@@ -101,6 +114,18 @@ static int open_home(void)
 	else if (!make_private(home, 022))
 		say_errno("cannot set the owner of '/root'");
 	return home;
+}
+
+/* The work disk comes from a seed that others made, and from runs before: at each boot it is as sshd wants it. */
+static void mend_home(void)
+{
+	int home = open_home();
+
+	if (home < 0)
+		return;
+	mend(home, ".ssh", O_DIRECTORY);
+	mend(home, ".ssh/authorized_keys", 0);
+	close(home);
 }
 
 static void write_keys(char **keys, int folder)
@@ -185,6 +210,8 @@ void identity_apply(const struct config *config)
 {
 	set_clock(config->time);
 	set_hostname(config);
+	if (config->work[0])
+		mend_home();
 	add_keys(config->ssh_keys);
 	set_git_identity(config);
 }

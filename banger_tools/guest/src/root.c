@@ -2,6 +2,7 @@
 
 #include "console.h"
 #include "file.h"
+#include "grow.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -193,6 +194,8 @@ bool switch_to_root(const struct config *config)
 	mkdir("/overlay", 0755);
 	if (!mount_root(config, root))
 		return false;
+	if (config->grow && !config->read_only)
+		grow(config->root, root);
 	if (config->read_only && lay_overlay(root, "/overlay"))
 		root = "/overlay/root";
 	return become_root(root, true);
@@ -217,6 +220,8 @@ void prepare_mounted_root(const struct config *config)
 
 	if (!config->read_only) {
 		mount(NULL, "/", NULL, MS_REMOUNT, NULL); /* fails where it is no disk, and is writable then */
+		if (config->grow)
+			grow(config->root, "/");
 		return;
 	}
 	if (!place || !lay_overlay("/", place))
@@ -232,6 +237,8 @@ void mount_work(const struct config *config)
 	mkdir("/root", 0700);
 	if (mount(config->work, "/root", "ext4", MS_NOSUID | MS_NODEV, NULL) < 0)
 		say_errno("cannot mount the work disk '%s' on '/root'", config->work);
+	else if (config->grow)
+		grow(config->work, "/root");
 }
 
 static bool is_empty(const char *path)
