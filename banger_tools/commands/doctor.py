@@ -5,7 +5,7 @@ Usage:
 
 Options:
   --json    Print an array of objects, one a check.
-  --online  Ask the catalogs of config.toml that are behind URLs, too.
+  --online  Read the catalogs behind URLs now, too.
   @talk
 
 Description:
@@ -36,45 +36,60 @@ See also:
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
 
 from banger_tools import cli, console, errors
-from banger_tools.doctor import defaults, machines, places, programs, stored
-from banger_tools.doctor.result import FAIL, Check, Looks, looked
+from banger_tools.doctor import programs
+from banger_tools.doctor.result import FAIL, Check
 
-CHECKS: dict[str, Looks] = {
-    "python": programs.python,
-    "packages": programs.packages,
-    "guest": programs.guest_program,
-    "e2fsprogs": programs.e2fsprogs,
-    "qemu": machines.qemu,
-    "firecracker": machines.firecracker,
-    "kvm": machines.kvm,
-    "vsock": machines.vsock,
-    "tap": machines.taps,
-    "ssh": programs.ssh,
-    "mmdebstrap": programs.debian_builds,
-    "config": places.configuration,
-    "store": places.store,
-    "cache": places.cache,
-    "reflink": places.reflink,
-    "images": stored.images,
-    "work seeds": stored.seeds,
-    "kernels": stored.kernels,
-    "machines": stored.machines,
-    "leftovers": stored.leftovers,
-    "default image": defaults.image,
-    "default kernel": defaults.kernel,
+# Each is imported when its turn comes, so that one whose Python package is missing says so alone.
+CHECKS = {
+    "python": "programs.python",
+    "packages": "programs.packages",
+    "guest": "programs.guest_program",
+    "e2fsprogs": "programs.e2fsprogs",
+    "qemu": "machines.qemu",
+    "firecracker": "machines.firecracker",
+    "kvm": "machines.kvm",
+    "vsock": "machines.vsock",
+    "tap": "machines.taps",
+    "ssh": "programs.ssh",
+    "mmdebstrap": "programs.debian_builds",
+    "config": "places.configuration",
+    "store": "places.store",
+    "cache": "places.cache",
+    "reflink": "places.reflink",
+    "images": "stored.images",
+    "work seeds": "stored.seeds",
+    "kernels": "stored.kernels",
+    "machines": "stored.machines",
+    "leftovers": "stored.leftovers",
+    "default image": "defaults.image",
+    "default kernel": "defaults.kernel",
 }
 _WIDTH = max(map(len, CHECKS))
 
 
+def looked(name: str, place: str) -> Iterator[Check]:
+    """Yield what a check finds; what it cannot look at is a failure of it, and of no other one."""
+    module, _, function = place.partition(".")
+    try:
+        yield from getattr(importlib.import_module(f"banger_tools.doctor.{module}"), function)()
+    except (errors.BangerError, OSError) as error:
+        known = errors.os_error(error) if isinstance(error, OSError) else error
+        yield Check(name, FAIL, known.message, known.hint)
+    except ModuleNotFoundError as error:
+        if str(error.name).split(".")[0] not in programs.PACKAGES:  # those were told by their own check
+            raise
+
+
 def checks(*, online: bool) -> Iterator[Check]:
     """Run every check, the ones that all need first."""
-    for name, look in {**CHECKS, **({"catalogs": defaults.catalogs} if online else {})}.items():
-        yield from looked(name, look)
+    for name, place in {**CHECKS, **({"catalogs": "defaults.catalogs"} if online else {})}.items():
+        yield from looked(name, place)
 
 
 def shown(check: Check) -> str:

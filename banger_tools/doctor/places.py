@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from banger_tools import config, files, locations, sizes
+from banger_tools import files, locations, sizes
 from banger_tools.doctor.result import FAIL, PASS, WARN, Check
 
 LITTLE, ENOUGH = 1 << 30, 8 << 30  # free bytes: an image cannot be made below the first, several fit in the second
@@ -19,6 +19,8 @@ _CANNOT_CLONE = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errn
 
 def configuration() -> Iterator[Check]:
     """Check that config.toml can be read."""
+    from banger_tools import config
+
     config.load()
     there = config.path().exists()
     yield Check("config", PASS, f"'{config.path()}'" if there else f"no '{config.path()}', and none is needed")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from banger_tools import errors, manifest
@@ -23,7 +23,8 @@ def images() -> Iterator[Check]:
             whole.append(name)
         except errors.BangerError as error:
             yield Check("images", FAIL, error.message, error.hint)
-    yield from _counted("images", whole, "image")
+    if whole or not store_images.listed():
+        yield Check("images", PASS, _counted(whole, "image"))
 
 
 def kernels() -> Iterator[Check]:
@@ -35,7 +36,8 @@ def kernels() -> Iterator[Check]:
             whole.append(name)
         except errors.BangerError as error:
             yield Check("kernels", FAIL, error.message, f"banger kernel delete {name}, then pull it again")
-    yield from _counted("kernels", whole, "kernel")
+    if whole or not store_kernels.listed():
+        yield Check("kernels", PASS, _counted(whole, "kernel"))
 
 
 def seeds() -> Iterator[Check]:
@@ -69,21 +71,21 @@ def _seed(name: str) -> tuple[str, bool] | None:
 
 def machines() -> Iterator[Check]:
     """Check every machine: whether it can start again, and whether one ended with nobody having cleaned up."""
-    states = []
+    whole = []
     for name in vms.listed():
         try:
             record = vms.load(name)
             _check_files(name, record)
-            states.append(life.state(record))
         except errors.BangerError as error:
-            yield Check("machines", FAIL, error.message, error.hint or f"banger vm delete --force {name}")
+            yield Check("machines", FAIL, error.message, f"banger vm delete --force {name}")
             continue
-        if states[-1] == "ended":
+        if life.state(record) == "ended":
             mend = f"banger vm start {name} goes on with its disks, banger vm delete {name} removes it"
             yield Check("machines", WARN, f"the VM '{name}' ended {_how(record)}", mend)
-    counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
-    if "ended" not in states:
-        yield from _counted("machines", states, "VM", counts)
+        else:
+            whole.append(name)
+    if whole or not vms.listed():
+        yield Check("machines", PASS, _counted(whole, "VM"))
 
 
 def _check_files(name: str, record: specs.Record) -> None:
@@ -115,8 +117,5 @@ def leftovers() -> Iterator[Check]:
         yield Check("leftovers", PASS, "none")
 
 
-def _counted(check: str, whole: list[str], what: str, detail: str = "") -> Iterator[Check]:
-    if whole or not detail:
-        number = len(whole)
-        many = f"{number or 'no'} {what}{'' if number == 1 else 's'}"
-        yield Check(check, PASS, f"{many}: {detail}" if detail else many)
+def _counted(names: Sequence[str], what: str) -> str:
+    return f"{len(names) or 'no'} {what}{'' if len(names) == 1 else 's'}"
