@@ -229,6 +229,23 @@ def locked(path: Path, *, wait: float | None = None, what: str | None = None) ->
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def locked_folder(folder: Path, *, wait: float, what: str) -> Iterator[None]:
+    """Hold an exclusive lock on a folder that is there; `wait` seconds at most.
+
+    Raises Retry when it stays held, FileNotFoundError if there is no such folder, or none any more when it is our turn.
+    """
+    while True:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _take_lock(descriptor, wait, what)
+            if os.path.samestat(os.fstat(descriptor), os.stat(folder)):  # else another one took its name meanwhile
+                yield
+                return
+        finally:
+            os.close(descriptor)
+
+
 def _take_lock(descriptor: int, wait: float | None, what: str) -> None:
     if wait is None:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -141,7 +141,7 @@ class Published(Struct, frozen=True, omit_defaults=True):
 
 
 class Vm(Struct, frozen=True, omit_defaults=True):
-    """A virtual machine: its folder, its VMM, and how to reach it."""
+    """A virtual machine: its folder, its VMM, and how to reach it; `reason` says why it is in its state."""
 
     name: str
     path: str
@@ -155,6 +155,7 @@ class Vm(Struct, frozen=True, omit_defaults=True):
     publish: list[str] = []
     address: str | None = None
     boot_seconds: float | None = None
+    reason: str | None = None
 
 
 SECTIONS: Mapping[str, Any] = {

@@ -95,21 +95,21 @@ class Agent:
             with terminal.raw(raw_fd), terminal.signals(resize=raw_fd is not None) as caught:
                 return Session(connection, caught, stdin_fd, stdout_fd, stderr_fd, terminal_fd=raw_fd).run()
 
-    def sync(self) -> None:
+    def sync(self, timeout: float = SYNC_SECONDS) -> None:
         """Have the guest write everything to its disks."""
-        self._call("POST", "/sync", timeout=SYNC_SECONDS)
+        self._call("POST", "/sync", timeout=timeout)
 
-    def shutdown(self, mode: str = "graceful") -> None:
+    def shutdown(self, mode: str = "graceful", timeout: float = ANSWER_SECONDS) -> None:
         """Have the guest end: `graceful` is its init's own way, `now` kills, syncs and powers off."""
-        self._call("POST", "/shutdown", {"mode": mode})
+        self._call("POST", "/shutdown", {"mode": mode}, timeout=timeout)
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self, timeout: float = ANSWER_SECONDS) -> dict[str, Any]:
         """Return memory, load and disks of the guest, in bytes."""
-        return self._call("GET", "/stats")
+        return self._call("GET", "/stats", timeout=timeout)
 
-    def ports(self) -> list[dict[str, Any]]:
+    def ports(self, timeout: float = ANSWER_SECONDS) -> list[dict[str, Any]]:
         """Return who listens in the guest: protocol, address, port, and pid and program where known."""
-        ports = self._call("GET", "/ports").get("ports")
+        ports = self._call("GET", "/ports", timeout=timeout).get("ports")
         if not isinstance(ports, list) or not all(isinstance(port, dict) for port in ports):
             raise errors.BadInput("the guest's agent sends an answer that makes no sense")
         return ports

@@ -23,7 +23,7 @@ def listed() -> list[str]:
 
 def folder(name: str) -> Path:
     """Return the folder that a machine of this name has, or would have."""
-    return root() / names.check_vm(name)
+    return root() / names.check_vm(name, "NAME")
 
 
 def load(name: str) -> specs.Record:
@@ -35,8 +35,9 @@ def load(name: str) -> specs.Record:
     try:
         record = records.read(place, specs.RECORD, specs.Record, WHAT)
     except records.Missing as error:
-        error.hint = f"VMs here: {', '.join(listed()) or 'none'}"
-        raise
+        raise missing(name) from error
+    if record.spec.name != name:  # every path is made of that name: those of another machine
+        raise records.broken(place, WHAT, f"its record is that of '{record.spec.name}'")
     if record.schema != specs.SCHEMA:
         raise errors.BadInput(f"the VM '{name}' has the schema '{record.schema}', and we read '{specs.SCHEMA}'")
     return record
@@ -53,6 +54,6 @@ def image(name: str) -> manifest.Manifest:
     return manifest.loads(files.read_small(path, manifest.LIMIT, "a manifest"), f"'{path}'")
 
 
-def lock_path(name: str) -> Path:
-    """Return the lock that whoever starts, stops or deletes a machine holds meanwhile."""
-    return locations.state() / "locks" / f"vm-{name}"
+def missing(name: str) -> records.Missing:
+    """Return the error that says that there is no such machine."""
+    return records.Missing(f"there is no {WHAT} '{name}'", f"VMs here: {', '.join(listed()) or 'none'}")

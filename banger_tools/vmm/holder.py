@@ -116,18 +116,37 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def kill(folder: Path, pid: int, started: int) -> None:
-    """Kill the process of a folder, and no other: only if it lives and the id is still its own."""
-    if not is_alive(folder) or start_time(pid) != started:
-        return
+def holders(folder: Path) -> list[int]:
+    """Return the processes that hold the lock of a folder: those whose stderr the kernel lists it with.
+
+    So they are found without a record, and no id is taken on trust (proc(5), /proc/PID/fdinfo).
+    """
     try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
+        log = os.stat(folder / LOG)
+    except FileNotFoundError:
+        return []
+    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _holds(pid, log)]
+
+
+def _holds(pid: int, log: os.stat_result) -> bool:
     try:
-        if start_time(pid) == started:  # the descriptor pins the id that was just checked
-            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    finally:
-        os.close(descriptor)
+        stderr = os.stat(f"/proc/{pid}/fd/2")
+        return os.path.samestat(stderr, log) and "OFDLCK" in Path(f"/proc/{pid}/fdinfo/2").read_text()
+    except OSError:  # it has ended, or is another user's
+        return False
+
+
+def kill(folder: Path) -> None:
+    """Kill the process of a folder, and no other."""
+    for pid in holders(folder):
+        try:
+            descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            if pid in holders(folder):  # the descriptor pins the id that is checked only now
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        finally:
+            os.close(descriptor)

@@ -6,8 +6,9 @@ Whoever changes a machine holds its lock; making one needs none, since its name 
 from __future__ import annotations
 
 import contextlib
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,16 @@ START_SECONDS = 20.0  # for the monitor itself to answer
 LOCK_SECONDS = 60.0
 _LOG_LINES, _LOG_BYTES = 12, 16384
 _AGENT_SECONDS = 10.0  # for a machine that is only just booting, too
+_BUTTON_SECONDS = 5.0
 _KILL_SECONDS = 5.0
+_HASTE_SECONDS = 1.0  # for the agent of a machine whose start is undone
+# What a guest's kernel says last on its console, and what that means
+_ENDINGS = {
+    "Kernel panic": "its guest's kernel panicked",
+    "reboot: Power down": "its guest powered off",
+    "reboot: System halted": "its guest halted",
+    "reboot: Restarting system": "its guest rebooted or powered off",
+}
 
 
 class Sources(NamedTuple):
@@ -37,10 +47,25 @@ class Sources(NamedTuple):
     work_size: int | None
 
 
+class Condition(NamedTuple):
+    """How a machine is: `running`, `stopped`, `ended` by itself or a word of its monitor; and why, if known."""
+
+    state: str
+    reason: str | None = None
+
+
 @contextlib.contextmanager
 def held(name: str) -> Iterator[None]:
-    """Hold the lock of a machine."""
-    with files.locked(vms.lock_path(name), wait=LOCK_SECONDS, what=f"the VM '{name}'"):
+    """Hold the lock of a machine, which is one on its folder and so goes with it.
+
+    Raises records.Missing if there is no such machine, Retry if another command keeps it for a minute.
+    """
+    with contextlib.ExitStack() as stack:
+        lock = files.locked_folder(vms.folder(name), wait=LOCK_SECONDS, what=f"the VM '{name}'")
+        try:
+            stack.enter_context(lock)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise vms.missing(name) from error
         yield
 
 
@@ -84,30 +109,52 @@ def _write_record(folder: Path, record: specs.Record) -> None:
     records.write(folder, specs.RECORD, record)
 
 
-def start(name: str) -> specs.Record:
+def start(name: str, until: Callable[[specs.Record], specs.Record] | None = None) -> specs.Record:
     """Start a machine that does not run, and return its record with the process in it; a failure is undone in reverse.
 
-    Raises CannotCreate if it runs already, Unavailable with the monitor's last words if it does not start.
+    It has not started before `until` has returned, which waits for more than the monitor. Raises CannotCreate if it
+    runs already, Unavailable with the monitor's last words if it does not start.
     """
     record, folder = settle(vms.load(name)), vms.folder(name)
-    if record.process:
+    if holder.is_alive(folder):
         raise errors.CannotCreate(f"the VM '{name}' is running already")
     spec = record.spec
     monitor = interface.monitor(spec.vmm)
     monitor.check(spec)
+    specs.refuse_taken_ports(spec.forwards)
     accelerator = monitor.accelerator(spec)
-    with contextlib.ExitStack() as undo, console.step(f"VM '{name}' started with {spec.vmm} ({accelerator})"):
-        network = _attach(record, folder, undo)
-        (folder / specs.CONSOLE).unlink(missing_ok=True)
-        guest_config.write(spec, folder, network, power=monitor.POWER)
-        undo.callback(monitor.clear, folder)
-        launch = monitor.prepare(interface.Run(spec, folder, accelerator, network))
-        with cli.signals_later():  # a process that nobody recorded could not be ended
-            record = _launch(record, launch, accelerator, network)
-            undo.callback(kill, record)
-        if not monitor.wait_started(record, time.monotonic() + START_SECONDS):
-            raise errors.Unavailable(f"the VM '{name}' did not start", last_words(folder / holder.LOG))
+    with contextlib.ExitStack() as undo:
+        with console.step(f"VM '{name}' started with {spec.vmm} ({accelerator})"):
+            undo.callback(vms.save, record)
+            record = _launch(record, accelerator, undo)
+            if not monitor.wait_started(record, time.monotonic() + START_SECONDS):
+                raise errors.Unavailable(f"the VM '{name}' did not start", last_words(folder / holder.LOG))
+        if until:
+            undo.callback(_end_if_alive, record, _HASTE_SECONDS)
+            record = until(record)
         undo.pop_all()
+    return record
+
+
+def _launch(record: specs.Record, accelerator: str, undo: contextlib.ExitStack) -> specs.Record:
+    """Start a monitor's process, and write down which one it is; `undo` gets how each step is taken back."""
+    spec, folder = record.spec, vms.folder(record.spec.name)
+    monitor = interface.monitor(spec.vmm)
+    network = _attach(record, folder, undo)
+    (folder / specs.CONSOLE).unlink(missing_ok=True)
+    guest_config.write(spec, folder, network, power=monitor.POWER)
+    monitor.clear(folder)  # what a run left whose starter was killed before it could write anything down
+    undo.callback(monitor.clear, folder)
+    launch = monitor.prepare(interface.Run(spec, folder, accelerator, network))
+    undo.callback(kill, record)
+    with cli.signals_later():
+        pid = holder.start(launch.argv, folder, launch.stdout)
+        process = specs.Process(
+            pid, holder.start_time(pid), holder.boot_id(), accelerator, launch.machine, launch.cid, network
+        )
+        address = network.address if network else record.address
+        record = structs.replace(record, process=process, boot_seconds=None, address=address)
+        vms.save(record)
     return record
 
 
@@ -120,21 +167,6 @@ def _attach(record: specs.Record, folder: Path, undo: contextlib.ExitStack) -> A
     network = taps.attach(owner, wish=record.address, nat=spec.nat, forwards=spec.forwards)
     undo.callback(taps.detach, network)
     return network
-
-
-def _launch(
-    record: specs.Record, launch: interface.Launch, accelerator: str, network: Attachment | None
-) -> specs.Record:
-    """Start a monitor's process, and write down which one it is."""
-    pid = holder.start(launch.argv, vms.folder(record.spec.name), launch.stdout)
-    process = specs.Process(
-        pid, holder.start_time(pid), holder.boot_id(), accelerator, launch.machine, launch.cid, network
-    )
-    record = structs.replace(
-        record, process=process, boot_seconds=None, address=network.address if network else record.address
-    )
-    vms.save(record)
-    return record
 
 
 def settle(record: specs.Record) -> specs.Record:
@@ -176,22 +208,27 @@ def wait_ready(record: specs.Record, began: float, timeout: float) -> specs.Reco
 
 def last_words(path: Path) -> str | None:
     """Return the end of a log for an error's hint: from a kernel's panic on if there is one, else the last lines."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(path.stat().st_size - _LOG_BYTES, 0))
-            text = file.read().decode(errors="replace").replace("\r", "")
-    except OSError:
-        return None
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in _tail(path).splitlines() if line.strip()]
     panic = next((number for number, line in enumerate(lines) if "Kernel panic" in line), None)
     shown = lines[-_LOG_LINES:] if panic is None else lines[panic : panic + _LOG_LINES]
     return "\n".join([f"the end of '{path}':", *shown]) if shown else None
 
 
+def _tail(path: Path) -> str:
+    """Return the end of a log, nothing if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(path.stat().st_size - _LOG_BYTES, 0))
+            return file.read().decode(errors="replace").replace("\r", "")
+    except OSError:
+        return ""
+
+
 def stop(record: specs.Record, timeout: float) -> str:
     """End a machine, and return how: `agent`, `power button`, `quit` or `kill`; at once if it does not run.
 
-    The agent syncs and shuts down; if the machine still lives after `timeout` seconds it is asked in ruder ways.
+    The agent syncs and shuts down; if the machine still lives after `timeout` seconds it is asked in ruder ways, which
+    takes 20 seconds more at most.
     """
     how = "not running"
     if holder.is_alive(vms.folder(record.spec.name)):
@@ -202,14 +239,14 @@ def stop(record: specs.Record, timeout: float) -> str:
 
 
 def _end(record: specs.Record, timeout: float) -> str:
-    folder = vms.folder(record.spec.name)
-    monitor = interface.monitor(record.spec.vmm)
-    if _shut_down(monitor, record, timeout) and holder.wait_gone(folder, timeout):
+    name, folder = record.spec.name, vms.folder(record.spec.name)
+    monitor, deadline = interface.monitor(record.spec.vmm), time.monotonic() + timeout
+    if _shut_down(monitor, record, deadline) and holder.wait_gone(folder, deadline - time.monotonic()):
         return "agent"
     monitor.press_power(record)
-    if holder.wait_gone(folder, min(timeout, _KILL_SECONDS)):
+    if holder.wait_gone(folder, min(timeout, _BUTTON_SECONDS)):
         return "power button"
-    console.warning(f"the VM '{record.spec.name}' did not power off and is ended")
+    console.warning(f"the VM '{name}' did not power off and is ended; what its guest had not written is lost")
     monitor.quit(record)
     if holder.wait_gone(folder, _KILL_SECONDS):
         return "quit"
@@ -217,18 +254,27 @@ def _end(record: specs.Record, timeout: float) -> str:
     return "kill"
 
 
-def _shut_down(monitor: interface.Monitor, record: specs.Record, timeout: float) -> bool:
+def _end_if_alive(record: specs.Record, timeout: float) -> None:
+    if holder.is_alive(vms.folder(record.spec.name)):
+        _end(record, timeout)
+
+
+def _shut_down(monitor: interface.Monitor, record: specs.Record, deadline: float) -> bool:
     """Ask the agent to sync and to shut down; tell whether it took the order.
 
     Only an agent that lives is given the long time that a sync may need.
     """
+
+    def left() -> float:
+        return max(deadline - time.monotonic(), 0.001)
+
     try:
         agent = monitor.agent(record)
-        agent.health(min(timeout, _AGENT_SECONDS))
-        agent.sync()
-        agent.shutdown("graceful")
+        agent.health(min(left(), _AGENT_SECONDS))
+        agent.sync(left())
+        agent.shutdown("graceful", left())
     except (errors.BangerError, OSError) as error:
-        console.command(f"# the agent did not shut down: {error}")
+        console.command(f"# the agent of '{record.spec.name}' did not shut down: {error}")
         return False
     return True
 
@@ -238,50 +284,85 @@ def kill(record: specs.Record) -> None:
 
     Raises Retry if even that does not help: the process hangs in the kernel.
     """
-    folder = vms.folder(record.spec.name)
-    if record.process:
-        holder.kill(folder, record.process.pid, record.process.start_time)
+    end_now(record.spec.name)
+
+
+def end_now(name: str) -> None:
+    """End the monitor's process of a machine without asking, whatever its record says.
+
+    Raises Retry if even that does not help: the process hangs in the kernel.
+    """
+    folder = vms.folder(name)
+    holder.kill(folder)
     if not holder.wait_gone(folder, _KILL_SECONDS):
-        raise errors.Retry(f"the process of the VM '{record.spec.name}' does not end")
+        raise errors.Retry(f"the process of the VM '{name}' does not end")
 
 
 def delete(name: str, *, force: bool) -> None:
-    """Remove a machine and its disks; a running one only with `force`, which kills it.
+    """Remove a machine and its disks, also one whose record is broken; a running one only with `force`, which kills it.
 
     Raises CannotCreate if it runs.
     """
     folder = vms.folder(name)
-    record = vms.load(name)
     if holder.is_alive(folder):
         if not force:
             raise errors.CannotCreate(f"the VM '{name}' is running", f"banger vm stop {name}, or add --force")
-        kill(record)
-    settle(record)
+        end_now(name)
+    try:
+        settle(vms.load(name))
+    except errors.BadInput as error:
+        console.detail(error.message)
+        _clear(folder)
     staging.retire(folder)
 
 
-def state(record: specs.Record) -> str:
-    """Return `running`, `stopped`, or `ended`: by itself, with nobody having cleaned up after it yet."""
+def _clear(folder: Path) -> None:
+    """Remove what any monitor may have left of a machine that nothing is known of."""
+    for monitor in interface.MONITORS:
+        interface.monitor(monitor).clear(folder)
+
+
+def condition(record: specs.Record) -> Condition:
+    """Return how a machine is, and why as far as can be told."""
     if holder.is_alive(vms.folder(record.spec.name)):
-        return "running"
-    return "stopped" if record.process is None else "ended"
+        said = interface.monitor(record.spec.vmm).status(record)
+        return Condition("running", "its monitor does not answer") if said == "unknown" else Condition(said)
+    return Condition("stopped") if record.process is None else Condition("ended", _ending(record, record.process))
+
+
+def _ending(record: specs.Record, process: specs.Process) -> str:
+    """Return how a run ended that nobody stopped: from the host's boot, the guest's console, the monitor's log."""
+    folder = vms.folder(record.spec.name)
+    if process.boot_id != holder.boot_id():
+        return "the host was restarted since"
+    endings = re.findall("|".join(map(re.escape, _ENDINGS)), _tail(folder / specs.CONSOLE))
+    if endings:
+        return _ENDINGS[endings[-1]]
+    words = _tail(folder / holder.LOG).splitlines()
+    return f"its monitor ended: {words[-1].strip()}" if words else "its monitor was killed"
+
+
+def state(record: specs.Record) -> str:
+    """Return the state of a machine in one word."""
+    return condition(record).state
 
 
 def described(record: specs.Record) -> Vm:
     """Return the manifest's words for a machine."""
-    spec, folder = record.spec, vms.folder(record.spec.name)
-    running = state(record) == "running"
+    spec, process, how = record.spec, record.process, condition(record)
+    folder = vms.folder(spec.name)
     return Vm(
         name=spec.name,
         path=str(folder),
         vmm=spec.vmm,
-        pid=record.process.pid if record.process and running else 0,
-        state=state(record),
+        pid=process.pid if process and holder.is_alive(folder) else 0,
+        state=how.state,
         console=str(folder / specs.CONSOLE),
-        accelerator=record.process.accelerator if record.process else None,
+        accelerator=process.accelerator if process else None,
         cpus=spec.cpus,
         memory=spec.memory,
         publish=[f"{f.host}:{f.host_port}:{f.guest_port}/{f.protocol}" for f in spec.forwards],
-        address=record.process.network.address if record.process and record.process.network else None,
+        address=process.network.address.partition("/")[0] if process and process.network else None,
         boot_seconds=record.boot_seconds,
+        reason=how.reason,
     )
