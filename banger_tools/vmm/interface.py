@@ -13,7 +13,7 @@ from banger_tools.vmm import spec as specs
 if TYPE_CHECKING:
     from banger_tools.agent.client import Agent
 
-MONITORS = ("qemu",)  # in the order in which `auto` tries them
+MONITORS = ("firecracker", "qemu")  # in the order in which `auto` tries them
 
 
 class Run(NamedTuple):
