@@ -17,7 +17,7 @@ from typing import Annotated, Literal, NamedTuple, cast
 import msgspec
 from msgspec import Meta, Struct
 
-from banger_tools import errors
+from banger_tools import collection, errors
 
 VERSION = 1
 MAX_PATH, MAX_NAME = 4096, 255
@@ -34,6 +34,9 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _MODE = re.compile("[0-7]{1,4}")
 # A path of the guest without an empty, "." or ".." component; names of 255 bytes at most
 _PATH = re.compile(rb"/|(?:/(?!\.{1,2}(?:/|\Z))[^/\0]{1,255})+")
+
+_NO_PATH = "is no path: one begins with '/' and has no '.' or '..', names of 255 bytes at most, and 4096 in all"
+_NO_BASE64 = "has a value that is no base64"
 
 
 class SourceFile(Struct, frozen=True, omit_defaults=True):
@@ -174,6 +177,7 @@ def _batches(header: Header, entries: list[Entry]) -> Iterator[bytes]:
         yield encoder.encode_lines(entries[start : start + 4096])
 
 
+@collection.paused()
 def read(path: Path, *, digest: str | None = None) -> Tree:
     """Read and check a tree.jsonl; entries edited by hand are put into order and missing parents added.
 
@@ -287,9 +291,15 @@ def _check_origins(entries: list[Entry], sources: list[SourceFile]) -> None:
 
 def _in_order(entries: list[Entry], sources: int) -> list[Entry]:
     """Check the entries and return them in tree order, with the folders that they imply."""
+    names = [entry.path.encode() if entry.path_b64 is None else _exact_path(entry) for entry in entries]
+    are_paths = _are_paths(names)
     by_path: dict[bytes, Entry] = {}
-    for entry in entries:
-        name = _check(entry, sources)
+    for entry, name in zip(entries, names, strict=True):
+        if not (are_paths or _is_path(name)):
+            raise _Wrong(entry, _NO_PATH)
+        problem = _problem(entry, sources)
+        if problem:
+            raise _Wrong(entry, problem)
         if name in by_path:
             raise _Wrong(entry, "is there twice")
         by_path[name] = entry
@@ -305,30 +315,43 @@ def order(path: bytes) -> bytes:
     return path.replace(b"/", b"\0")  # which no name holds, and which sorts before all that may stand in one
 
 
-def _check(entry: Entry, sources: int) -> bytes:
-    """Check what the types of the fields do not say, and return the exact path."""
+def _exact_path(entry: Entry) -> bytes:
     try:
-        name = path_bytes(entry)
-        if entry.target_b64:
-            target_bytes(entry)
-        if entry.xattrs:
-            xattr_values(entry)
-        problem = _problem(entry, name, sources)
+        return path_bytes(entry)
     except (ValueError, binascii.Error) as error:
-        problem = f"has a value that is no base64: {error}"
-    if problem:
-        raise _Wrong(entry, problem)
-    return name
+        raise _Wrong(entry, f"{_NO_BASE64}: {error}") from None
 
 
-def _problem(entry: Entry, name: bytes, sources: int) -> str | None:
+def _are_paths(names: Sequence[bytes]) -> bool:
+    """Tell whether all these are paths, by a look at all of them at once, which takes a tenth of the time."""
+    inner = [name for name in names if name != b"/"]
+    if not inner:
+        return True
+    text = b"\0%b\0" % b"\0".join(inner)
+    return (
+        text.count(b"\0") == len(inner) + 1
+        and text.count(b"\0/") == len(inner)
+        and not any(part in text for part in (b"//", b"/\0", b"/./", b"/.\0", b"/../", b"/..\0"))
+        and all(map(_is_path, [name for name in inner if len(name) > MAX_NAME]))
+    )
+
+
+def _is_path(name: bytes) -> bool:
+    return _PATH.fullmatch(name) is not None and len(name) <= MAX_PATH
+
+
+def _problem(entry: Entry, sources: int) -> str | None:
+    """Return what is wrong with an entry that the types of the fields do not say, its path left out."""
     kind = entry.type
-    if _PATH.fullmatch(name) is None or len(name) > MAX_PATH:
-        return "is no path: one begins with '/' and has no '.' or '..', names of 255 bytes at most, and 4096 in all"
     if entry.data is not None and entry.data[0] >= sources:
         return f"has data source {entry.data[0]}, which is not in the header"
     if entry.segments is not None and not _fit(entry.segments, entry.size):
         return "has segments that are not in order, or go beyond its size"
+    if entry.xattrs or entry.target_b64:
+        try:
+            target_bytes(entry), xattr_values(entry)
+        except (ValueError, binascii.Error) as error:
+            return f"{_NO_BASE64}: {error}"
     if kind == "file":
         return "has a size and no data" if entry.size and entry.data is None else None
     if kind in ("char", "block") and entry.rdev is None:

@@ -93,3 +93,28 @@ def test_line_that_is_not_text_is_named(path: Path) -> None:
     path.write_bytes(json.dumps(HEADER).encode() + b'\n{"path": "/\xff", "type": "dir"}\n')
     with pytest.raises(errors.BadInput, match="line 2: "):
         tree.read(path)
+
+
+def is_path(text: str) -> bool:
+    """Judge a path by its parts, as it is written in banger-manifest(5)."""
+    parts = text.split("/")
+    named = all(part not in ("", ".", "..") and len(part.encode()) <= 255 for part in parts[1:])
+    return text == "/" or (parts[0] == "" and len(parts) > 1 and named and "\0" not in text and len(text) <= 4096)
+
+
+LONG = ["/" + "a" * 255, "/" + "a" * 256, "/b" + "/a" * 2047, "/b" + "/a" * 2048]
+PARTS = st.sampled_from(["a", "b\n", "...", ".a", ".", "..", "", "a\0"])
+PATHS = st.lists(PARTS, min_size=1, max_size=3).map("/".join).map("/{}".format) | st.sampled_from(["", "a", *LONG])
+
+
+@given(st.lists(PATHS, max_size=4, unique=True))
+@settings(max_examples=500, deadline=None)
+def test_wrong_path_among_others_is_found(path: Path, texts: list[str]) -> None:
+    lines = [HEADER, *({"path": text, "type": "dir"} for text in texts)]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    wrong = [number for number, text in enumerate(texts, 2) if not is_path(text)]
+    if wrong:
+        with pytest.raises(errors.BadInput, match=f"line {wrong[0]}: '(?s:.*)' is no path"):
+            tree.read(path)
+    else:
+        assert {entry.path for entry in tree.read(path).entries} >= set(texts)
