@@ -17,11 +17,15 @@ Commands:
   kernel delete   Remove kernels.
   kernel catalog  List the kernels that can be pulled by name.
   vm run          Boot an image and run a command or a shell in it.
+  vm create       Make a machine, start it, and print its name.
   vm start        Start a machine that does not run.
   vm stop         End a machine without losing anything.
   vm delete       Remove a machine and its disks.
   vm show         Print what a machine is and how it is.
   vm exec         Run a command in a machine that runs.
+  vm ssh          Log into a machine that runs by ssh.
+  vm cp           Copy files and folders to and from machines that run.
+  vm logs         Show what a machine wrote to its console.
   cache list      List what is in the cache.
   cache prune     Remove from the cache what was not used for long.
   build           Run any part of the pipe and keep what it makes.

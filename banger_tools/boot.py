@@ -8,40 +8,32 @@ Arguments:
 
 Options:
   --image=NAME             Boot an image of the store by name, in place of INPUT.
-  --name=NAME              Name of the VM and its host name; made from the image's if not given.
-  --vmm=VMM                Monitor: auto, firecracker or qemu [default: auto].
-  --cpus=N                 Virtual CPUs [default: 1].
-  --memory=SIZE            Memory [default: 1G].
-  --disk=SIZE              Grow the root disk to this size.
-  --work-disk=SIZE         Size of the disk for /root; 1G if the image has a work seed, else none.
-  --net=NET                Network: user, tap or none [default: user].
-  --nat                    On a tap, let the machine reach what the host reaches.
-  --publish=FORWARD        Lead a port of the host to the guest: [ADDRESS:]PORT:GUESTPORT[/tcp|/udp]. Repeatable.
-  --env=VAR                NAME=VALUE for the guest's programs; overrides the image's. Repeatable.
-  --ssh-key=FILE           Public keys that may log in as root.
-  --git-identity=WHO       Who root's commits are by: 'Name <mail>', or host for what this host's git says.
-  --read-only              Keep the root disk as it is; changes live in memory.
-  --run                    Run the image's own command, and power off when it ends.
-  --kernel-ref=REF         Kernel: its name in the store or in a catalog, apt:PACKAGE, or the URL of a bundle.
-  --kernel=FILE            Kernel file, in place of the image's.
-  --initrd=FILE            Initrd for --kernel.
-  --modules=DIR            Modules for --kernel: an initrd is made of those that it needs.
-  --append=WORDS           More words for the kernel's command line.
-  --wait=WHAT              Return when the agent answers, or at once: agent or none [default: agent].
-  --timeout=SECONDS        How long to wait for the agent [default: 120].
-  --keep                   Keep the VM's folder when it does not start, to look at.
+  @machine
+  --command=WORDS          What --run runs in place of the image's own command, quoted as for a shell.
+  --exec=COMMAND           When the VM answers, run this by its /bin/sh; stdin, stdout and status are the command's.
+  --user=USER              User of the image for --run and --exec.
+  --cwd=FOLDER             Folder of the image for --run and --exec.
+  --console                Show the VM's console on stdout until the VM ends; ^C leaves it running.
+  --rm                     Delete the VM after --exec or --console.
+  --detach                 Return as soon as the monitor runs: --wait=none in a word.
+  --no-start               Make the VM, and leave its start to `banger vm start`.
   --path                   Print the path of the VM's folder instead of the manifest.
   @talk
 
 Description:
   The VM is a folder in the store: a copy of the image's disks (by reflink where the filesystem can, else without
   their holes), sockets, and the console's log. Its monitor is a process of its own, which outlives this command and
-  its terminal; nothing else keeps running. QEMU uses KVM where booting a kernel with it works, which is tried once
-  with a time limit, and runs without it elsewhere.
+  its terminal; nothing else keeps running. With --vmm=auto that is the first that can run the VM here, which is tried
+  and not guessed; -v says why the others cannot.
 
   Wrong values are refused before anything is made, as is a kernel that cannot boot the image: the error names what
   it lacks. A start that fails is undone: the monitor is ended, and the folder removed unless --keep is given; the
-  error shows the end of the guest's console.
+  error shows the end of the guest's console. A VM that answers is there to stay, as soon as its manifest is printed:
+  if its sshd does not come up in time, that is an error, and the VM runs on to be looked at.
+
+  --exec and --console take stdout for themselves: no manifest is printed. The command of --exec gets the rest of our
+  stdin, and none if the manifest came from there. --wait=ssh waits until an sshd greets at the port that leads to
+  the guest's port 22 or at its address on the tap; without either, until the guest listens on port 22.
 
   --ssh-key and --git-identity are for this VM alone and stand on its work disk, if it has one: the keys are added to
   root's authorized_keys, and root's .gitconfig gets one line that includes a file with the identity.
@@ -49,6 +41,7 @@ Description:
 Examples:
   bg-boot --image bookworm --name web --publish 8080:80
   bg-boot --image bookworm --net tap --nat | jq -r .vm.address
+  bg-boot --image bookworm --rm --exec 'make -C /src test'
   bg-fetch apt:bookworm | bg-flatten | bg-mkext4 | bg-chown | bg-inject | bg-seed | bg-publish | bg-boot
 
 Exit status:
@@ -59,10 +52,12 @@ Exit status:
   69  no monitor can run the VM here, or it did not start
   73  the name or a port is taken
   74  the disk is full or failed
-  75  the agent did not answer in time, or a lock stayed held
+  75  the agent or sshd did not answer in time, or a lock stayed held
   77  access was refused
   130  interrupted; a VM that did not answer yet is gone
   143  terminated; a VM that did not answer yet is gone
+
+  With --exec, the command's own status: 128 and the signal's number if a signal ended it.
 
 See also:
   bg-publish(1), banger-vm-run(1), banger-vm-stop(1), banger-manifest(5)
@@ -71,6 +66,7 @@ See also:
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,13 +76,42 @@ from banger_tools import cli, console, errors, sizes, stage
 
 if TYPE_CHECKING:
     from banger_tools.manifest import Manifest
-    from banger_tools.vmm.spec import Boot, Forward, GitIdentity, Record, Spec
+    from banger_tools.vmm.spec import Boot, Forward, GitIdentity, Limits, Record, Spec
 
 WORK_DISK = 1 << 30
 
 
+class Process(NamedTuple):
+    """What the guest is to run: the machine's own command, or one beside it once the agent answers."""
+
+    run: bool
+    command: list[str] | None
+    execute: str | None
+    user: str | None
+    cwd: str | None
+
+    @classmethod
+    def from_arguments(cls, arguments: dict[str, Any]) -> Process:
+        """Check what is to be run; raises BadUsage."""
+        import shlex
+
+        run, execute, words = bool(arguments["--run"]), arguments["--exec"], arguments["--command"]
+        if words is not None and not run:
+            raise errors.BadUsage("--command goes with --run only")
+        for option in ("--user", "--cwd"):
+            if arguments[option] is not None and not run and execute is None:
+                raise errors.BadUsage(f"{option} goes with --run or --exec only")
+        try:
+            command = None if words is None else shlex.split(words)
+        except ValueError as error:
+            raise errors.BadUsage(f"--command: {str(error).lower()}: {words}") from error
+        if command == []:
+            raise errors.BadUsage("--command: there is no word in it")
+        return cls(run, command, execute, arguments["--user"], arguments["--cwd"])
+
+
 class Options(NamedTuple):
-    """What shapes a new VM, checked; sizes in bytes."""
+    """What shapes a new VM, checked; sizes in bytes. `wait` is what to wait for: agent, ssh or none."""
 
     input: str | None
     image: str | None
@@ -103,15 +128,21 @@ class Options(NamedTuple):
     ssh_keys: list[str]
     git: GitIdentity | None
     read_only: bool
-    run: bool
+    process: Process
     kernel_ref: str | None
     kernel: Path | None
     initrd: Path | None
     modules: Path | None
     append: str
-    wait: bool
+    offline: bool
+    jail: bool
+    limits: Limits
+    wait: str
     timeout: float
     keep: bool
+    console: bool
+    remove: bool
+    starts: bool
     path_only: bool
 
     @classmethod
@@ -134,20 +165,26 @@ class Options(NamedTuple):
             _checked(arguments["--work-disk"], lambda text: sizes.parse(text, "--work-disk")),
             _one_of("--net", arguments["--net"], specs.NETWORKS),
             bool(arguments["--nat"]),
-            [specs.parse_forward(text) for text in arguments["--publish"]],
+            specs.parse_forwards(arguments["--publish"]),
             specs.parse_environment(arguments["--env"]),
             specs.read_ssh_key(Path(key)) if key else [],
             _checked(arguments["--git-identity"], git_identity.parse),
             bool(arguments["--read-only"]),
-            bool(arguments["--run"]),
+            Process.from_arguments(arguments),
             arguments["--kernel-ref"],
             _checked(arguments["--kernel"], _existing),
             _checked(arguments["--initrd"], _existing),
             _checked(arguments["--modules"], Path),
             arguments["--append"] or "",
-            _one_of("--wait", arguments["--wait"], ("agent", "none")) == "agent",
+            bool(arguments["--offline"]),
+            bool(arguments["--jail"]),
+            specs.parse_limits(arguments["--limit-disk"], arguments["--limit-iops"], arguments["--limit-net"]),
+            _awaited(arguments),
             specs.parse_timeout(arguments["--timeout"]),
             bool(arguments["--keep"]),
+            bool(arguments["--console"]),
+            bool(arguments["--rm"]),
+            not arguments["--no-start"],
             bool(arguments["--path"]),
         )
 
@@ -171,21 +208,53 @@ def _existing(text: str) -> Path:
         raise errors.os_error(error, f"cannot read '{text}'") from error
 
 
+EXCLUSIVE = (
+    ("--image", "INPUT"),
+    ("--kernel-ref", "--kernel"),
+    ("--wait", "--detach"),
+    ("--exec", "--console"),
+    ("--exec", "--detach"),
+    ("--console", "--detach"),
+    ("--no-start", "--exec"),
+    ("--no-start", "--console"),
+    ("--no-start", "--wait"),
+    ("--path", "--exec"),
+    ("--path", "--console"),
+    ("--rm", "--keep"),
+)
+NEEDS = (  # an option, and those of which it needs one
+    ("--initrd", ("--kernel",)),
+    ("--modules", ("--kernel",)),
+    ("--rm", ("--exec", "--console")),
+)
+
+
 def _refuse_together(arguments: dict[str, Any]) -> None:
     """Refuse options that contradict each other."""
-    for one, other in (
-        ("--image", "INPUT"),
-        ("--kernel-ref", "--kernel"),
-    ):
+    for one, other in EXCLUSIVE:
         if arguments[one] and arguments[other]:
             raise errors.BadUsage(f"{one} and {other} exclude each other")
-    for option in ("--initrd", "--modules"):
-        if arguments[option] and not arguments["--kernel"]:
-            raise errors.BadUsage(f"{option} goes with --kernel only")
+    for option, needed in NEEDS:
+        if arguments[option] and not any(arguments[name] for name in needed):
+            raise errors.BadUsage(f"{option} goes with {' or '.join(needed)} only")
     if arguments["--publish"] and arguments["--net"] == "none":
         raise errors.BadUsage("--publish needs a network, and --net is none")
     if arguments["--nat"] and arguments["--net"] != "tap":
         raise errors.BadUsage("--nat goes with --net tap only")
+
+
+def _awaited(arguments: dict[str, Any]) -> str:
+    """Return what to wait for: what was asked, else the agent, unless the VM may be done before that answers."""
+    asked = arguments["--wait"]
+    if asked is not None:
+        _one_of("--wait", asked, ("agent", "ssh", "none"))
+        if arguments["--exec"] is not None and asked == "none":
+            raise errors.BadUsage("--exec needs the agent, and --wait is none")
+        return str(asked)
+    if arguments["--exec"] is not None:
+        return "agent"
+    at_once = ("--run", "--console", "--detach", "--no-start")
+    return "none" if any(arguments[name] for name in at_once) else "agent"
 
 
 # The machine ----------------------------------------------------------------
@@ -215,16 +284,20 @@ def specify(image: Manifest, options: Options) -> Spec:
     import uuid
 
     from banger_tools.manifest import Published
-    from banger_tools.vmm import guest_config
+    from banger_tools.vmm import fit, guest_config
     from banger_tools.vmm import spec as specs
 
     published = image.get("published", Published)
+    process = options.process
     guest = specs.Guest(
-        **guest_config.process_of(image.process, options.env, run=options.run),
+        **guest_config.process_of(image.process, options.env, run=process.run, own=process.command),
         ssh_keys=options.ssh_keys,
         git=options.git,
         read_only=options.read_only,
     )
+    guest = specs.overridden(guest, process.user, process.cwd)
+    if guest.run and not guest.argv:
+        raise errors.BadInput("--run: the image has no command of its own", "name one with --command")
     spec = specs.Spec(
         id=str(uuid.uuid4()),
         name=options.name or generated_name(published.name),
@@ -238,8 +311,11 @@ def specify(image: Manifest, options: Options) -> Spec:
         guest=guest,
         forwards=options.forwards,
         nat=options.nat,
+        jail=options.jail,
+        limits=options.limits,
     )
     specs.refuse_taken_ports(spec.forwards)
+    fit.warn_of_promised_ports(spec.forwards)
     return spec
 
 
@@ -268,7 +344,8 @@ def choose_boot(image: Manifest, options: Options) -> Boot:
         return specs.Boot(str(options.kernel), None, str(options.initrd) if options.initrd else None, options.append)
     own = image.get("published", Published).kernel
     if options.kernel_ref or own is None:
-        own = kernels.obtain(options.kernel_ref or kernels.default_ref(image.architecture))
+        ref = options.kernel_ref or kernels.default_ref(image.architecture)
+        own = kernels.obtain(ref, offline=options.offline)
     if own.architecture != image.architecture:
         raise errors.BadInput(f"the kernel '{own.name}' is for {own.architecture}, the image for {image.architecture}")
     for path in (own.kernel, own.vmlinuz, own.initrd):
@@ -276,30 +353,68 @@ def choose_boot(image: Manifest, options: Options) -> Boot:
     return specs.Boot(own.kernel, own.vmlinuz, own.initrd, options.append, own.name)
 
 
-def boot(image: Manifest, options: Options) -> Manifest:
-    """Make and start a VM, wait for it, and return the manifest with its section; a failure is undone."""
+def plan(image: Manifest, options: Options) -> Spec:
+    """Return the spec of a VM that can be made and started here; nothing is made yet.
+
+    Raises what is wrong with it: a name or port is taken, the kernel cannot boot it, no monitor can run it.
+    """
     from msgspec import structs
 
     from banger_tools.manifest import Published
     from banger_tools.store import staging, vms
-    from banger_tools.vmm import choose, fit, life
+    from banger_tools.vmm import choose, fit
 
     spec = specify(image, options)
     staging.refuse_taken(vms.folder(spec.name), replace=False, what=vms.WHAT)
-    spec = choose.settle(structs.replace(spec, boot=choose_boot(image, options)))
-    fit.check(spec, agent=options.wait)
+    with console.stage("kernel"), console.step("kernel found"):
+        booted = choose_boot(image, options)
+    with console.stage("monitor"):
+        spec = choose.settle(structs.replace(spec, boot=booted))
+    fit.check(spec, agent=options.wait != "none")
+    fit.check_init(spec.boot, _existing(image.get("published", Published).rootfs))
+    return spec
+
+
+def boot(image: Manifest, options: Options) -> Record:
+    """Make and start a VM, wait for its agent, and print what was made; a failure is undone.
+
+    A name that we made up ourselves is no reason to fail: if another program takes it meanwhile, another is made up.
+    """
+    from msgspec import structs
+
+    from banger_tools.store import records, vms
+
+    spec = plan(image, options)
+    while True:
+        try:
+            return _boot(spec, image, options)
+        except errors.CannotCreate:
+            if options.name is not None or not records.exists(vms.folder(spec.name)):
+                raise
+        spec = structs.replace(spec, name=generated_name(spec.image))
+
+
+def _boot(spec: Spec, image: Manifest, options: Options) -> Record:
+    from banger_tools.manifest import Published
+    from banger_tools.store import vms
+    from banger_tools.vmm import life
+
     published = image.get("published", Published)
-    fit.check_init(spec.boot, _existing(published.rootfs))
     seed = Path(published.work_seed) if published.work_seed else None
     sources = life.Sources(_existing(published.rootfs), seed, options.disk, _work_size(seed, options))
     try:
-        life.create(spec, sources, image)
-        with life.held(spec.name):
-            record = run(spec.name, options)
+        with console.stage("disks"):
+            life.create(spec, sources, image)
+        if options.starts:
+            with life.held(spec.name):
+                record = run(spec.name, options)
+        else:
+            record = vms.load(spec.name)
+        _tell(record, image, options)
     except BaseException:
         _undo(spec, keep=options.keep)
         raise
-    return described(record, image)
+    return record
 
 
 def _work_size(seed: Path | None, options: Options) -> int | None:
@@ -310,13 +425,14 @@ def _work_size(seed: Path | None, options: Options) -> int | None:
 
 
 def run(name: str, options: Options) -> Record:
-    """Start a VM that was made, and wait as long as the options say."""
+    """Start a VM that was made, and wait for its agent if the options say so."""
     from banger_tools.vmm import life
 
     began = time.monotonic()
-    record = life.start(name)
-    if options.wait:
-        with console.step(f"agent of '{name}' answered"):
+    with console.stage("start"):
+        record = life.start(name)
+    if options.wait != "none":
+        with console.stage("agent"), console.step(f"agent of '{name}' answered"):
             record = life.wait_ready(record, began, options.timeout)
     return record
 
@@ -340,21 +456,46 @@ def _undo(spec: Spec, *, keep: bool) -> None:
         life.delete(spec.name, force=True)
 
 
-def described(record: Record, image: Manifest) -> Manifest:
-    """Return an image's manifest with the section of a VM."""
+def _tell(record: Record, image: Manifest, options: Options) -> None:
+    """Print the manifest of a VM that is there to stay, unless stdout is for its command or console."""
     from banger_tools.vmm import life
 
+    if options.console or options.process.execute is not None:
+        return
     image.put("vm", life.described(record))
     image.record("bg-boot", {"cpus": record.spec.cpus, "memory": record.spec.memory, "net": record.spec.net})
-    return image
+    stage.print_result(image, image.raw["vm"]["path"], path_only=options.path_only)
+    sys.stdout.flush()
+
+
+def attend(record: Record, options: Options) -> int:
+    """Do what is left to do with a VM that runs: wait for its sshd, run a command, show its console."""
+    from banger_tools.vmm import inside, logs, ssh
+
+    name, process = record.spec.name, options.process
+    if options.wait == "ssh":
+        with console.stage("ssh"), console.step(f"sshd of '{name}' answered"):
+            ssh.wait(record, time.monotonic() + options.timeout)
+    if process.execute is not None:
+        from_stdin = options.image is None and options.input in (None, "-")  # the manifest came from there
+        settings = inside.Settings(user=process.user, cwd=process.cwd, stdin=not from_stdin)
+        return inside.execute(name, ("/bin/sh", "-c", process.execute), settings)
+    if options.console:
+        logs.show(name, logs.CONSOLE, follow=True)
+    return 0
 
 
 def work(arguments: dict[str, Any]) -> int:
-    """Make and start the machine, and print its manifest."""
+    """Make and start the machine, and stay with it as long as was asked."""
+    from banger_tools.vmm import inside
+
     options = Options.from_arguments(arguments)
-    made = boot(read_input(options), options)
-    stage.print_result(made, made.raw["vm"]["path"], path_only=options.path_only)
-    return 0
+    record = boot(read_input(options), options)
+    try:
+        return attend(record, options)
+    finally:
+        if options.remove:
+            inside.remove(record.spec.name)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -105,6 +105,35 @@ def step(text: str) -> Iterator[None]:
         _say("", "", f"{printable(text)} ({time.monotonic() - start:.2f} s)")
 
 
+@contextlib.contextmanager
+def stage(what: str) -> Iterator[None]:
+    """Show what is being done as long as it lasts, where progress is shown; machines are told its seconds at the end.
+
+    At -v the lines of `step` tell of the same.
+    """
+    if _settings.progress == "json":
+        start = time.monotonic()
+        lines = _JsonLines(what, 1, "stage", {})
+        lines.write(finished=False)
+        yield
+        lines.done, lines.fields["seconds"] = 1, round(time.monotonic() - start, 3)
+        lines.write(finished=True)
+    elif shows_bars() and _settings.verbosity < STEPS:
+        _status_line(f"{_settings.program}: {printable(what)} ...")
+        try:
+            yield
+        finally:
+            _status_line("")
+    else:
+        yield
+
+
+def _status_line(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"\r\033[K{text}")
+        sys.stderr.flush()
+
+
 class Progress(Protocol):
     """A thing that is told how much more was done."""
 

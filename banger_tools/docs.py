@@ -74,8 +74,38 @@ def _options(body: str) -> list[Option]:
     return found
 
 
-# Options that mean the same in every program; a docstring names the group as `@talk` or `@stage`.
+# Options that mean the same in every program; a docstring names the group as `@talk`, `@stage` or `@machine`.
 SHARED_OPTIONS = {
+    "@machine": """\
+  --name=NAME              Name of the VM and its host name; made from the image's if not given.
+  --vmm=VMM                Monitor: auto, firecracker or qemu [default: auto].
+  --cpus=N                 Virtual CPUs [default: 1].
+  --memory=SIZE            Memory [default: 1G].
+  --disk=SIZE              Grow the root disk to this size.
+  --work-disk=SIZE         Size of the disk for /root; 1G if the image has a work seed, else none.
+  --net=NET                Network: user, tap or none [default: user].
+  --nat                    On a tap, let the VM reach what the host reaches.
+  --publish=FORWARD        Lead a port of the host to the guest: [ADDRESS:]PORT:GUESTPORT[/tcp|/udp]. Repeatable.
+  --env=VAR                NAME=VALUE for the guest's programs; overrides the image's. Repeatable.
+  --ssh-key=FILE           Public keys that may log in as root.
+  --git-identity=WHO       Who root's commits are by: 'Name <mail>', or host for what this host's git says.
+  --read-only              Keep the root disk as it is; changes live in memory.
+  --run                    Run the image's own command, and power off when it ends.
+  --kernel-ref=REF         Kernel: its name in the store or in a catalog, apt:PACKAGE, or the URL of a bundle.
+  --kernel=FILE            Kernel file, in place of the image's.
+  --initrd=FILE            Initrd for --kernel.
+  --modules=DIR            Modules for --kernel: an initrd is made of those that it needs.
+  --append=WORDS           More words for the kernel's command line.
+  --offline                Use only what was fetched before.
+  --jail                   Run the monitor in a jail of its own: firecracker only, and as root.
+  --limit-disk=SIZE        Bytes each second that every disk reads and writes at most.
+  --limit-iops=N           Operations each second of every disk at most.
+  --limit-net=SIZE         Bytes each second that the network carries at most, each way.
+  --wait=WHAT              Return when this answers: agent, ssh, or none for at once. The agent, if not given; with
+                           a command of its own, none.
+  --timeout=SECONDS        How long to wait for that [default: 120].
+  --keep                   Keep the folder of a VM that does not start, to look at.
+""",
     "@stage": """\
   -C DIR, --directory=DIR  Folder of artifacts and temporary files [default: .].
   -o PATH, --output=PATH   Name of the artifact.
@@ -90,6 +120,11 @@ SHARED_OPTIONS = {
   --version                Show the version.
 """,
 }
+
+
+def group(name: str) -> tuple[Option, ...]:
+    """Return the options of a shared group."""
+    return tuple(_options(SHARED_OPTIONS[name]))
 
 
 def expand(body: str) -> str:

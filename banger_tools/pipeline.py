@@ -169,15 +169,17 @@ def worded(status: int) -> str:
     return f"failed with status {status}"
 
 
-def run(commands: Sequence[Command], *, stdin: int | None = None, timed: bool = True) -> bytes:
+def run(
+    commands: Sequence[Command], output: IO[bytes] | None = None, *, stdin: int | None = None, timed: bool = True
+) -> bytes:
     """Run programs as one pipe, say how long each took, and return what the last one printed.
 
-    `stdin` is None for ours, or subprocess.DEVNULL. Their stderr is ours. When one fails the others are stopped,
-    and the first failure in the order of the pipe is raised as Failed; an interruption stops them all and waits
-    for their clean-up.
+    `output` is a file that gets that, for who wants to know of it even after a failure. `stdin` is None for ours, or
+    subprocess.DEVNULL. Their stderr is ours. When one fails the others are stopped, and the first failure in the
+    order of the pipe is raised as Failed; an interruption stops them all and waits for their clean-up.
     """
     console.command(" | ".join(map(str, commands)))
-    with tempfile.TemporaryFile() as printed:
+    with contextlib.nullcontext(output) if output else tempfile.TemporaryFile() as printed:
         pipe = _Pipe(commands, timed=timed)
         try:
             pipe.start(stdin, printed)

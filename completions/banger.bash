@@ -203,11 +203,14 @@ _banger_about() {
       esac
       ;;
     'banger vm run')
-      options='--image= --name= --rm --pull= --cpus= --memory= --disk= --work-disk= --net= --publish= --env= --git-identity= --user= --cwd= --kernel-ref= --vmm= --timeout= --quiet --progress= --help --version -v' argument=any
+      options='--image= --pull= --detach --rm --user= --cwd= --tty --no-tty --name= --vmm= --cpus= --memory= --disk= --work-disk= --net= --nat --publish= --env= --ssh-key= --git-identity= --read-only --run --kernel-ref= --kernel= --initrd= --modules= --append= --offline --jail --limit-disk= --limit-iops= --limit-net= --wait= --timeout= --keep --quiet --progress= --help --version -v' argument=any
       case $2 in
         --image) value='image' ;;
-        --name) value='any' ;;
         --pull) value='words missing never' ;;
+        --user) value='any' ;;
+        --cwd) value='any' ;;
+        --name) value='any' ;;
+        --vmm) value='words auto firecracker qemu' ;;
         --cpus) value='any' ;;
         --memory) value='any' ;;
         --disk) value='any' ;;
@@ -215,17 +218,52 @@ _banger_about() {
         --net) value='words user tap none' ;;
         --publish) value='any' ;;
         --env) value='any' ;;
+        --ssh-key) value='file' ;;
         --git-identity) value='any' ;;
-        --user) value='any' ;;
-        --cwd) value='any' ;;
         --kernel-ref) value='file' ;;
+        --kernel) value='file' ;;
+        --initrd) value='file' ;;
+        --modules) value='folder' ;;
+        --append) value='any' ;;
+        --limit-disk) value='any' ;;
+        --limit-iops) value='any' ;;
+        --limit-net) value='any' ;;
+        --wait) value='any' ;;
+        --timeout) value='any' ;;
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger vm create')
+      options='--image= --pull= --no-start --name= --vmm= --cpus= --memory= --disk= --work-disk= --net= --nat --publish= --env= --ssh-key= --git-identity= --read-only --run --kernel-ref= --kernel= --initrd= --modules= --append= --offline --jail --limit-disk= --limit-iops= --limit-net= --wait= --timeout= --keep --quiet --progress= --help --version -v' argument=any
+      case $2 in
+        --image) value='image' ;;
+        --pull) value='words missing never' ;;
+        --name) value='any' ;;
         --vmm) value='words auto firecracker qemu' ;;
+        --cpus) value='any' ;;
+        --memory) value='any' ;;
+        --disk) value='any' ;;
+        --work-disk) value='any' ;;
+        --net) value='words user tap none' ;;
+        --publish) value='any' ;;
+        --env) value='any' ;;
+        --ssh-key) value='file' ;;
+        --git-identity) value='any' ;;
+        --kernel-ref) value='file' ;;
+        --kernel) value='file' ;;
+        --initrd) value='file' ;;
+        --modules) value='folder' ;;
+        --append) value='any' ;;
+        --limit-disk) value='any' ;;
+        --limit-iops) value='any' ;;
+        --limit-net) value='any' ;;
+        --wait) value='any' ;;
         --timeout) value='any' ;;
         --progress) value='words auto always never json' ;;
       esac
       ;;
     'banger vm start')
-      options='--wait= --timeout= --quiet --progress= --help --version -v' argument=any
+      options='--all --wait= --timeout= --quiet --progress= --help --version -v' argument=any
       case $2 in
         --wait) value='words agent none' ;;
         --timeout) value='any' ;;
@@ -233,7 +271,7 @@ _banger_about() {
       esac
       ;;
     'banger vm stop')
-      options='--timeout= --quiet --progress= --help --version -v' argument=any
+      options='--all --timeout= --quiet --progress= --help --version -v' argument=any
       case $2 in
         --timeout) value='any' ;;
         --progress) value='words auto always never json' ;;
@@ -252,11 +290,34 @@ _banger_about() {
       esac
       ;;
     'banger vm exec')
-      options='--env= --user= --cwd= --quiet --progress= --help --version -v' argument=any
+      options='--env= --user= --cwd= --tty --no-tty --quiet --progress= --help --version -v' argument=any
       case $2 in
         --env) value='any' ;;
         --user) value='any' ;;
-        --cwd) value='folder' ;;
+        --cwd) value='any' ;;
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger vm ssh')
+      options='--user= --identity= --ssh-option= --timeout= --quiet --progress= --help --version -v' argument=any
+      case $2 in
+        --user) value='any' ;;
+        --identity) value='file' ;;
+        --ssh-option) value='any' ;;
+        --timeout) value='any' ;;
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger vm cp')
+      options='--archive --quiet --progress= --help --version -v' argument=file
+      case $2 in
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger vm logs')
+      options='--follow --lines= --vmm --quiet --progress= --help --version -v' argument=any
+      case $2 in
+        -n | --lines) value='any' ;;
         --progress) value='words auto always never json' ;;
       esac
       ;;
@@ -316,11 +377,15 @@ kernel import
 kernel delete
 kernel catalog
 vm run
+vm create
 vm start
 vm stop
 vm delete
 vm show
 vm exec
+vm ssh
+vm cp
+vm logs
 cache list
 cache prune
 build

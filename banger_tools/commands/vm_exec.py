@@ -5,17 +5,20 @@ Usage:
 
 Arguments:
   NAME     A machine of the store.
-  COMMAND  A program of the guest and its arguments; options of ours come before NAME. A shell if there is none.
+  COMMAND  A program of the guest and its arguments; options of ours come before NAME. A login shell if there is none.
 
 Options:
-  --env=VAR    NAME=VALUE for the command. Repeatable.
-  --user=USER  User of the guest to run the command as.
-  --cwd=DIR    Folder of the guest to run the command in.
+  --env=VAR      NAME=VALUE for the command. Repeatable.
+  --user=USER    User of the guest to run the command as.
+  --cwd=FOLDER   Folder of the guest to run the command in.
+  -t, --tty      Give the command a terminal, though we have none.
+  -T, --no-tty   Give the command no terminal.
   @talk
 
 Description:
   The command runs through the guest's agent: no network, no sshd and no key are needed. stdin is passed on, stdout
-  and stderr stay apart, and the exit status is the command's. It gets a terminal if stdin and stdout are terminals.
+  and stderr stay apart, and the exit status is the command's. It gets a terminal if stdin and stdout are terminals;
+  then what it writes to either comes on stdout, as terminals have it.
 
 Examples:
   $ banger vm exec web sh -c 'exit 42'
@@ -31,7 +34,7 @@ Exit status:
   Otherwise the command's own status, 128 and the signal's number if a signal ended it.
 
 See also:
-  banger-vm-run(1) banger-agent(7)
+  banger-vm-run(1) banger-vm-ssh(1) banger-agent(7)
 """
 
 from __future__ import annotations
@@ -44,12 +47,10 @@ from banger_tools import cli
 def work(arguments: cli.Arguments) -> int:
     """Run the command and return its status."""
     from banger_tools.vmm import inside
-    from banger_tools.vmm import spec as specs
 
     words = arguments["COMMAND"]
     argv = words[1:] if words[:1] == ["--"] else words
-    env = specs.parse_environment(arguments["--env"])
-    return inside.execute(arguments["NAME"], argv, env, user=arguments["--user"], cwd=arguments["--cwd"])
+    return inside.execute(arguments["NAME"], argv, inside.Settings.from_arguments(arguments))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,40 +8,36 @@ Arguments:
            if there is none.
 
 Options:
-  --image=IMAGE       Image of the store or of a catalog by name, or what to make one of, as in alpine:3.20
-                      [default: debian-bookworm].
-  --name=NAME         Name of the machine and its host name (else the image's and four digits).
-  --rm                Delete the machine when the command has ended.
-  --pull=WHEN         Make an image that is missing: missing or never [default: missing].
-  --cpus=N            Virtual CPUs.
-  --memory=SIZE       Memory, as in 512M.
-  --disk=SIZE         Grow the root disk to this size.
-  --work-disk=SIZE    Size of the disk for /root.
-  --net=NET           Network: user, tap or none.
-  --publish=FORWARD   Lead a port of this host to the machine: [ADDRESS:]PORT:GUESTPORT. Repeatable.
-  --env=VAR           NAME=VALUE for the command. Repeatable.
-  --git-identity=WHO  Who root's commits are by: 'Name <mail>', or host for what this host's git says.
-  --user=USER         User of the image to run the command as.
-  --cwd=FOLDER        Folder of the image to run the command in.
-  --kernel-ref=REF    Kernel: its name in the store or in a catalog, apt:PACKAGE, or the URL of a bundle.
-  --vmm=VMM           Monitor: auto, firecracker or qemu.
-  --timeout=SECONDS   How long to wait for the machine.
+  --image=IMAGE            Image of the store or of a catalog by name, or what to make one of, as in alpine:3.20
+                           [default: debian-bookworm].
+  --pull=WHEN              Make an image that is missing: missing or never [default: missing].
+  -d, --detach             Leave the VM running and print its name; it runs COMMAND, if there is one, as its own.
+  --rm                     Delete the VM when the command has ended, however that comes.
+  --user=USER              User of the image to run the command as.
+  --cwd=FOLDER             Folder of the image to run the command in.
+  -t, --tty                Give the command a terminal, though we have none.
+  -T, --no-tty             Give the command no terminal.
+  @machine
   @talk
 
 Description:
   Boots the image with bg-boot(1) and runs the command through the guest's agent: stdin, stdout and stderr are
   the command's, each for itself, and so is the exit status. The command gets a terminal if stdin and stdout are
-  terminals.
+  terminals: every key goes to the guest, ^C too, the window's size is followed, and at the end, whatever it is,
+  our terminal is as it was.
 
   An image that is not in the store is made first, as `banger image pull` does, once if several ask for it.
   Nothing but its absence starts that: one that is broken or may not be read is an error.
 
-  Without --rm the machine runs on; `banger vm exec`, `stop` and `delete` lead it.
+  Without --rm the VM runs on; `banger vm exec`, `stop` and `delete` lead it. With -d and a COMMAND, the VM exists for
+  it: it runs in place of the image's own (--run), what it prints is on the console (`banger vm logs`), and when it
+  ends the VM powers off. With -d alone the VM is booted.
 
 Examples:
   $ banger vm run --rm -- cat /etc/os-release
   $ tar c src | banger vm run --rm --image build -- sh -c 'tar x && make -C src'
-  $ banger vm run --name web --publish 8080:80 --image nginx
+  $ banger vm run -d --run --name web --publish 8080:80 --image nginx
+  $ banger vm run -d --image alpine:3.20 -- httpd -f -p 80
 
 Exit status:
   0   the command ended with 0
@@ -52,147 +48,79 @@ Exit status:
   failed before.
 
 See also:
-  banger(1) banger-image-pull(1) bg-boot(1)
+  banger(1) banger-image-pull(1) banger-vm-create(1) banger-vm-exec(1) banger-vm-logs(1) bg-boot(1)
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from banger_tools import cli, console, errors, files, locations, pipeline
+from banger_tools import cli, console, errors
+from banger_tools.commands import machine
 
-FOR_BOOT = (
-    "--name",
-    "--cpus",
-    "--memory",
-    "--disk",
-    "--work-disk",
-    "--net",
-    "--publish",
-    "--git-identity",
-    "--kernel-ref",
-    "--vmm",
-    "--timeout",
-)
+if TYPE_CHECKING:
+    from banger_tools.vmm import inside
 
 
 class Options(NamedTuple):
-    """What was asked: the image by name, the reference that it can be made of, and what is passed on to bg-boot."""
+    """What was asked: the VM to make, and what to do with it."""
 
-    image: str
-    source: str
-    may_pull: bool
+    wanted: machine.Wanted
+    detach: bool
     remove: bool
-    boot: tuple[str, ...]
     command: tuple[str, ...]
-    env: list[str]
-    user: str | None
-    cwd: str | None
+    settings: inside.Settings
 
     @classmethod
     def from_arguments(cls, arguments: cli.Arguments) -> Options:
-        """Sort the options; those passed on are for bg-boot to check.
+        """Sort the options; those of the machine are for bg-boot to check.
 
-        Raises BadUsage for a --pull of another word.
+        Raises BadUsage for words that do not go together.
         """
-        from banger_tools.vmm import spec as specs
+        from banger_tools.vmm import inside
 
-        if arguments["--pull"] not in ("missing", "never"):
-            raise errors.BadUsage(f"--pull: '{arguments['--pull']}' is none of missing, never")
-        image, source = image_and_source(arguments["--image"])
-        return cls(
-            image,
-            source,
-            arguments["--pull"] == "missing",
-            bool(arguments["--rm"]),
-            tuple(passed_on(arguments, FOR_BOOT)),
-            tuple(arguments["COMMAND"]),
-            specs.parse_environment(arguments["--env"]),
-            arguments["--user"],
-            arguments["--cwd"],
-        )
-
-
-def passed_on(arguments: cli.Arguments, names: Sequence[str]) -> Iterator[str]:
-    """Yield the options that were given, as words for another command line."""
-    for name in names:
-        given = arguments[name]
-        for value in given if isinstance(given, list) else [given]:
-            if value is not None:
-                yield f"{name}={value}"
+        detach, remove = bool(arguments["--detach"]), bool(arguments["--rm"])
+        if detach and remove:
+            raise errors.BadUsage("--rm: nobody would be there to delete the VM", "leave --detach away")
+        if arguments["--run"] and not detach:
+            raise errors.BadUsage("--run goes with --detach only", "or name the command to run here")
+        if arguments["--wait"] == "none" and not detach:
+            raise errors.BadUsage("--wait: a command needs the agent")
+        if detach and (arguments["--tty"] or arguments["--no-tty"]):
+            raise errors.BadUsage("--tty and --no-tty are for a command that has our streams, and --detach gives none")
+        settings = inside.Settings.from_arguments(arguments)
+        command = tuple(arguments["COMMAND"])
+        own = tuple(_own_process(arguments, command)) if detach else ()
+        return cls(machine.Wanted.from_arguments(arguments, own), detach, remove, command, settings)
 
 
-def image_and_source(text: str) -> tuple[str, str]:
-    """Return the name of an image and what it can be made of, from either; the name is what bg-fetch would give it.
-
-    Raises BadUsage for a reference that is none.
-    """
-    from banger_tools.catalog import lookup
-    from banger_tools.oci import reference
-
-    if not _is_reference(text):
-        return text, text
-    return lookup.name_of(text) or reference.friendly_name(reference.parse(text)), text
-
-
-def is_missing(name: str) -> errors.NoInput | None:
-    """Return why an image cannot be booted if that is its absence; any other trouble with it is raised."""
-    from banger_tools.store import images, records
-
-    try:
-        images.find(name, "--image")
-    except records.Missing as error:
-        return error
-    return None
+def _own_process(arguments: cli.Arguments, command: Sequence[str]) -> list[str]:
+    """Return the options of bg-boot that make a command the VM's own."""
+    run = bool(arguments["--run"] or command)
+    words = ["--run"] if command and not arguments["--run"] else []
+    words += [f"--command={shlex.join(command)}"] if command else []
+    for option in ("--user", "--cwd"):
+        if arguments[option] is not None:
+            if not run:
+                raise errors.BadUsage(f"{option} is for a command, and there is none")
+            words.append(f"{option}={arguments[option]}")
+    return words
 
 
-def provide(options: Options) -> None:
-    """Make the image if it is missing; of several that ask for it one does the work.
+def attend(name: str, options: Options) -> int:
+    """Run the command, or leave the VM alone, and say how to go on."""
+    from banger_tools.vmm import inside
 
-    Raises NoInput if it is missing and cannot or must not be made.
-    """
-    missing = is_missing(options.image)
-    if missing is None:
-        return
-    if not options.may_pull or not _can_be_made(options.source):
-        raise missing
-    lock = locations.state() / "locks" / f"pull-{options.image}.lock"
-    with files.locked(lock, what=f"image '{options.image}'"):
-        if is_missing(options.image):
-            console.note(f"there is no image '{options.image}' yet: making it from {options.source}")
-            named = ("--pull=missing", f"--name={options.image}")
-            words = ("image", "pull", *console.passed_on(), *named, "--", options.source)
-            pipeline.run([pipeline.Command("banger", words)], stdin=subprocess.DEVNULL, timed=False)
-
-
-def _can_be_made(source: str) -> bool:
-    """Tell whether it is known what to make an image of: a reference says so by itself, a name must be a catalog's."""
-    from banger_tools.catalog import lookup
-
-    return _is_reference(source) or any(lookup.named(source, pipeline.catalogs({})))
-
-
-def _is_reference(text: str) -> bool:
-    return ":" in text or "/" in text
-
-
-def boot(options: Options) -> str:
-    """Boot the image and return the name of the machine."""
-    words = (*console.passed_on(), f"--image={options.image}", *options.boot)
-    printed = pipeline.run([pipeline.Command("bg-boot", words)], stdin=subprocess.DEVNULL, timed=False)
-    manifest: dict[str, Any] = json.loads(printed)
-    return str(manifest["vm"]["name"])
-
-
-def delete(name: str) -> None:
-    """Delete a machine that runs; there is nothing on its disks to be saved."""
-    from banger_tools.vmm import life
-
-    with life.held(name):
-        life.delete(name, force=True)
+    if options.detach:
+        print(name)
+        return 0
+    # what the machine was told of variables, its agent gives to every command
+    status = inside.execute(name, options.command, options.settings._replace(env=()))
+    if not options.remove:
+        console.note(f"'{name}' runs on: banger vm exec {name}, banger vm stop {name}, banger vm delete {name}")
+    return status
 
 
 def work(arguments: cli.Arguments) -> int:
@@ -200,16 +128,14 @@ def work(arguments: cli.Arguments) -> int:
     from banger_tools.vmm import inside
 
     options = Options.from_arguments(arguments)
-    provide(options)
-    name = boot(options)
-    try:
-        status = inside.execute(name, options.command, options.env, user=options.user, cwd=options.cwd)
-    finally:
-        if options.remove:
-            delete(name)
-    if not options.remove:
-        console.note(f"'{name}' runs on: banger vm exec {name}, banger vm stop {name}, banger vm delete {name}")
-    return status
+    machine.provide(options.wanted)
+    with machine.booted(options.wanted) as booted:
+        try:
+            return attend(booted.start(), options)
+        finally:
+            name = booted.name()
+            if options.remove and name is not None:
+                inside.remove(name)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

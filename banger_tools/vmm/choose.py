@@ -28,6 +28,6 @@ def settle(spec: specs.Spec) -> specs.Spec:
         except errors.BangerError as error:
             reasons.append(f"{name}: {error.message}" + (f" ({error.hint})" if error.hint else ""))
         else:
-            console.command(f"# the monitor is {name}" + (f", since {'; '.join(reasons)}" if reasons else ""))
+            console.detail(f"the monitor is {name}" + (f", since {'; '.join(reasons)}" if reasons else ""))
             return settled
     raise errors.Unavailable("no monitor can run this machine", "\n".join(reasons))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from banger_tools import errors
+from banger_tools import console, errors
 
 INIT = "/usr/local/libexec/banger-init"
 
 if TYPE_CHECKING:
     from banger_tools.kernel import bootable
-    from banger_tools.vmm.spec import Boot, Spec
+    from banger_tools.vmm.spec import Boot, Forward, Spec
 
 
 def check(spec: Spec, *, agent: bool) -> None:
@@ -21,7 +21,7 @@ def check(spec: Spec, *, agent: bool) -> None:
     """
     from banger_tools.kernel import bootable
 
-    kernel = _understood(spec.boot)
+    kernel = understood(spec.boot)
     what = f"the kernel '{spec.boot.kernel}'"
     if kernel.architecture != spec.architecture:
         raise errors.BadInput(f"{what} is for {kernel.architecture}, the image for {spec.architecture}")
@@ -45,7 +45,22 @@ def check_init(boot: Boot, rootfs: Path) -> None:
         raise errors.BadInput(f"the image has no '{INIT}', and the kernel no initrd that has it", hint)
 
 
-def _understood(boot: Boot) -> bootable.Kernel:
+def warn_of_promised_ports(forwards: list[Forward]) -> None:
+    """Warn of ports that are free now, but that another machine asks for at its next start."""
+    from banger_tools.store import vms
+    from banger_tools.vmm import spec as specs
+
+    for name in vms.listed() if forwards else ():
+        try:
+            others = vms.load(name).spec.forwards
+        except errors.BangerError:  # a broken record is its own command's trouble
+            continue
+        for forward in forwards:
+            if any(specs.same_port(forward, other) for other in others):
+                console.warning(f"port {forward.host_port} is that of the VM '{name}', too: only one can run at a time")
+
+
+def understood(boot: Boot) -> bootable.Kernel:
     """Return where a kernel boots: by the record beside it, else by what the files themselves say."""
     from banger_tools.kernel import bootable, config, image, understood
     from banger_tools.store import kernels

@@ -23,7 +23,7 @@ _USER_NETWORK = {"address": "10.0.2.15/24", "gateway": "10.0.2.2", "dns": ["10.0
 
 def build(spec: specs.Spec, network: Attachment | None, *, work_disk: bool, power: str, now: int) -> dict[str, Any]:
     """Return the guest config of a machine; `power` is how its end is told to the monitor, `now` in seconds."""
-    disks: dict[str, Any] = {"root": "/dev/vda", "type": "ext4", "read_only": spec.guest.read_only}
+    disks: dict[str, Any] = {"root": "/dev/vda", "type": "ext4", "read_only": spec.guest.read_only, "grow": True}
     if work_disk:
         disks["work"] = "/dev/vdb"
     config: dict[str, Any] = {
@@ -64,9 +64,14 @@ def write(spec: specs.Spec, folder: Path, network: Attachment | None, *, power: 
     os.replace(temporary, target)
 
 
-def process_of(image_config: dict[str, Any], env: list[str], *, run: bool) -> dict[str, Any]:
-    """Return the fields of `spec.Guest` that an image's own configuration says, its Env overlaid by `env`."""
-    words = [*_texts(image_config.get("Entrypoint")), *_texts(image_config.get("Cmd"))]
+def process_of(
+    image_config: dict[str, Any], env: list[str], *, run: bool, own: list[str] | None = None
+) -> dict[str, Any]:
+    """Return the fields of `spec.Guest` that an image's own configuration says, its Env overlaid by `env`.
+
+    `own` is a command in place of the image's.
+    """
+    words = own or [*_texts(image_config.get("Entrypoint")), *_texts(image_config.get("Cmd"))]
     overlaid = {word.partition("=")[0]: word for word in [*_texts(image_config.get("Env")), *env]}
     return {
         "argv": words,

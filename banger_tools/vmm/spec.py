@@ -152,6 +152,22 @@ def parse_forward(text: str) -> Forward:
     return Forward(*ports, _address(host or "127.0.0.1", text), protocol or "tcp")
 
 
+def parse_forwards(texts: list[str]) -> list[Forward]:
+    """Return port forwards of which no two begin at the same port; raises BadUsage."""
+    forwards = [parse_forward(text) for text in texts]
+    for number, forward in enumerate(forwards):
+        if any(same_port(forward, other) for other in forwards[:number]):
+            raise errors.BadUsage(f"--publish: port {forward.host_port} is given twice")
+    return forwards
+
+
+def same_port(one: Forward, other: Forward) -> bool:
+    """Tell whether two forwards cannot be there at the same time."""
+    if (one.host_port, one.protocol) != (other.host_port, other.protocol):
+        return False
+    return one.host == other.host or "0.0.0.0" in (one.host, other.host)
+
+
 def _address(host: str, text: str) -> str:
     if any(int(part) > 255 for part in host.split(".")):
         raise errors.BadUsage(f"--publish: '{text}' has an address that is none")
@@ -196,6 +212,26 @@ def parse_memory(text: str) -> int:
     if size > there:
         raise errors.BadUsage(f"--memory: '{text}' is more than this host has ({sizes.show(there)})")
     return size
+
+
+def parse_limits(disk: str | None, operations: str | None, net: str | None) -> Limits:
+    """Return the limits that --limit-disk, --limit-iops and --limit-net give; raises BadUsage."""
+    from banger_tools import sizes
+
+    if operations is not None and not (re.fullmatch(r"\d{1,9}", operations) and int(operations)):
+        raise errors.BadUsage(f"--limit-iops: '{operations}' is no number of operations each second")
+    return Limits(
+        sizes.parse(disk, "--limit-disk") if disk is not None else None,
+        int(operations) if operations is not None else None,
+        sizes.parse(net, "--limit-net") if net is not None else None,
+    )
+
+
+def overridden(guest: Guest, user: str | None, cwd: str | None) -> Guest:
+    """Return what a guest is told with another user and folder for its command, where they are given."""
+    from msgspec import structs
+
+    return structs.replace(guest, user=guest.user if user is None else user, cwd=guest.cwd if cwd is None else cwd)
 
 
 def parse_timeout(text: str) -> float:

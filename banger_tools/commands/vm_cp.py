@@ -1,0 +1,65 @@
+"""banger vm cp: copy files and folders between this host and machines that run.
+
+Usage:
+  banger vm cp [options] PATH PATH...
+
+Arguments:
+  PATH  The sources, and at last the target: NAME:PATH in a machine, or a path of this host. A '-' is a tar: on stdin
+        in place of the sources, on stdout in place of the target.
+
+Options:
+  -a, --archive  Keep owners, set-id bits, devices and all extended attributes.
+  @talk
+
+Description:
+  Copies through the guest's agent: no network, no sshd and no key are needed. Paths of a machine are relative to
+  /root. A file of this host whose name looks like NAME:PATH is written with its folder, as in ./NAME:PATH.
+
+  Folders are copied with all that is in them, by the rules of cp(1): into the target if that is a folder, else to that
+  very name; its folder must exist. PATH/. is what is in a folder, without the folder. A folder that is there already
+  gets what is new, and files are replaced. Symlinks are copied as such; a source that is one is followed only if a
+  slash comes after it.
+
+  Modes and times are kept. In the guest all belongs to root, on this host to you, and nothing is set-id there:
+  --archive keeps owners by their numbers, and what else there is. Nothing that a guest sends gets out of the target.
+
+Examples:
+  $ banger vm cp site/. web:/var/www
+  $ banger vm cp web:/var/log/syslog web:/etc/hosts logs/
+  $ banger vm cp web:/srv - | tar t
+
+Exit status:
+  0   done
+  64  the command line is wrong
+  65  what the guest sends cannot be unpacked
+  66  there is no such machine or file
+  73  the machine does not run, or the target cannot be made
+  75  the guest does not answer
+  77  access was refused
+
+See also:
+  banger-vm-exec(1) banger-agent(7)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from banger_tools import cli
+
+
+def work(arguments: cli.Arguments) -> None:
+    """Copy what the command line says."""
+    from banger_tools.vmm import transfer
+
+    *sources, target = [transfer.place(text) for text in arguments["PATH"]]
+    transfer.copy(sources, target, archive=bool(arguments["--archive"]))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    return cli.run(__doc__ or "", argv, work)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,140 @@
+"""The way to a machine's sshd: a forwarded port, its address on the tap network, or one started by the agent.
+
+The guest's host keys are read through the agent, which nobody can stand in for; so ssh never has to ask whether it
+knows them, and a port or an address that another machine had before is no trouble.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import socket
+import sys
+import tarfile
+import time
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+from banger_tools import errors, files
+from banger_tools.store import vms
+from banger_tools.vmm import holder, inside, life
+from banger_tools.vmm import spec as specs
+
+PORT = 22
+_KEYS = ("ed25519", "ecdsa", "rsa")
+_KEY_LIMIT = 64 << 10
+_POLL = 0.3
+_GREETING_SECONDS = 10.0
+# sshd as inetd starts it: on stdin and stdout, so that it needs no network
+_SSHD = ("/bin/sh", "-c", "mkdir -p /run/sshd; PATH=$PATH:/usr/sbin:/sbin; exec $(command -v sshd || echo sshd) -i")
+
+
+class Address(NamedTuple):
+    """Where an sshd listens, as seen from this host."""
+
+    host: str
+    port: int
+
+
+def address(record: specs.Record) -> Address | None:
+    """Return where a machine's port 22 is to be reached from this host; None if nowhere."""
+    if record.process and record.process.network:
+        return Address(record.process.network.address.partition("/")[0], PORT)
+    for forward in record.spec.forwards:
+        if (forward.guest_port, forward.protocol) == (PORT, "tcp"):
+            return Address("127.0.0.1" if forward.host == "0.0.0.0" else forward.host, forward.host_port)
+    return None
+
+
+def wait(record: specs.Record, deadline: float) -> None:
+    """Wait until a machine's sshd greets.
+
+    Raises Retry at the deadline (monotonic), Unavailable if the machine ends; it is left alone, to be looked at.
+    """
+    name, folder = record.spec.name, vms.folder(record.spec.name)
+    place = address(record)
+    while not (greets(place) if place else listens(name)):
+        if not holder.is_alive(folder):
+            raise errors.Unavailable(f"the VM '{name}' ended", life.last_words(folder / specs.CONSOLE))
+        if time.monotonic() >= deadline:
+            raise errors.Retry(
+                f"sshd in the VM '{name}' did not answer in time; the VM runs on",
+                f"look at it: banger vm logs {name}, banger vm exec {name}; its log is '{folder / specs.CONSOLE}'",
+            )
+        time.sleep(_POLL)
+
+
+def greets(place: Address) -> bool:
+    """Tell whether an sshd answers there: a monitor accepts connections long before the guest does."""
+    with contextlib.suppress(OSError), socket.create_connection(place, _GREETING_SECONDS) as connection:
+        return connection.recv(4) == b"SSH-"
+    return False
+
+
+def listens(name: str) -> bool:
+    """Tell whether something in a machine listens on sshd's port."""
+    try:
+        ports = inside.agent(name).ports()
+    except (errors.Retry, errors.CannotCreate):
+        return False
+    return any((port.get("protocol"), port.get("port")) == ("tcp", PORT) for port in ports)
+
+
+def host_keys(name: str) -> list[str]:
+    """Return the public host keys of a machine's sshd, `TYPE BASE64` each.
+
+    Raises NoInput if there are none: no sshd is installed, or it never started.
+    """
+    found = []
+    for kind in _KEYS:
+        with contextlib.suppress(errors.NoInput):
+            text = _small_file(name, f"/etc/ssh/ssh_host_{kind}_key.pub").decode("ascii", "replace")
+            found.append(" ".join(text.split()[:2]))
+    if not found:
+        raise errors.NoInput(f"the VM '{name}' has no ssh host key", f"is sshd installed there? banger vm exec {name}")
+    return found
+
+
+def _small_file(name: str, path: str) -> bytes:
+    data = bytearray()
+    for piece in inside.agent(name).get_files(path):
+        data += piece
+        if len(data) > _KEY_LIMIT:
+            raise errors.BadInput(f"'{path}' in the VM '{name}' is too large for a key")
+    with tarfile.open(fileobj=BytesIO(bytes(data))) as archive:
+        member = archive.next()
+        content = archive.extractfile(member) if member else None
+        return content.read() if content else b""
+
+
+def known_hosts(name: str) -> Path:
+    """Write down which host keys a machine has, in its folder, and return that file."""
+    path = vms.folder(name) / "known_hosts"
+    text = "".join(f"{name} {key}\n" for key in host_keys(name))
+    files.write_text(path, text, force=True, mode=0o600)
+    return path
+
+
+def command(record: specs.Record, known: Path, user: str, options: Sequence[str], words: Sequence[str]) -> list[str]:
+    """Return the arguments of ssh that lead into a machine and run words: one is a shell's, several are argv."""
+    name, place = record.spec.name, address(record)
+    settings = {
+        "HostKeyAlias": name,
+        "UserKnownHostsFile": f'"{known}"',
+        "GlobalKnownHostsFile": "/dev/null",
+        "StrictHostKeyChecking": "yes",
+        "CheckHostIP": "no",
+    }
+    if place is None:
+        settings["ProxyCommand"] = _proxy(name)
+    given = [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
+    port = ["-p", str(place.port)] if place else []
+    remote = list(words) if len(words) < 2 else [shlex.join(words)]
+    return [*given, *port, *options, "-l", user, "--", place.host if place else name, *remote]
+
+
+def _proxy(name: str) -> str:
+    argv = [sys.executable, "-P", "-m", "banger_tools.banger", "-q", "vm", "exec", "--no-tty", name, *_SSHD]
+    return shlex.join(argv).replace("%", "%%")

@@ -1,0 +1,312 @@
+"""Files between this host and machines that run, as tar streams through the agent.
+
+Nothing that a guest sends gets out of the folder that it was meant for: it is unpacked in a private one, by descriptors
+and never through a symlink, and put into its place name by name.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import posixpath
+import re
+import stat
+import sys
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from banger_tools import console, errors, files
+from banger_tools.vmm import inside
+
+if TYPE_CHECKING:
+    from banger_tools.agent.client import Agent
+    from banger_tools.tree import Entry, Tree
+
+HOME = "/root"  # what paths of a guest are relative to, as with scp(1)
+FOLDER, FILE, MISSING = "folder", "file", "missing"
+_CHUNK = 1 << 18
+
+
+class Place(NamedTuple):
+    """A path of a machine, or of this host if `name` is None; `-` is a stream on stdin or stdout."""
+
+    name: str | None
+    path: str
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it is stdin or stdout."""
+        return self.name is None and self.path == "-"
+
+    @property
+    def contents(self) -> bool:
+        """Whether what is in a folder is meant, and not the folder."""
+        return self.path in (".", "/") or self.path.endswith("/.")
+
+    def __str__(self) -> str:
+        return self.path if self.name is None else f"{self.name}:{self.path}"
+
+
+class Goal(NamedTuple):
+    """The folder into which something goes, and its name there; None: what is in it goes there."""
+
+    folder: str
+    name: str | None
+
+
+def place(text: str) -> Place:
+    """Return what `NAME:PATH` or `PATH` stands for; a file of this host with such a name is `./NAME:PATH`."""
+    match = re.fullmatch(r"([a-z0-9][a-z0-9-]*):(.*)", text, re.DOTALL)
+    if match is None:
+        return Place(None, text)
+    return Place(match[1], posixpath.join(HOME, match[2]))
+
+
+def goal(target: Place, kind: str, parent: str, source: Place, *, folder: bool) -> Goal:
+    """Return where a source goes, by the rules of cp(1); `kind` and `parent` are what the target and its parent are.
+
+    Raises CannotCreate if it cannot go there.
+    """
+    if kind == FOLDER:
+        return Goal(target.path, None if source.contents else _last(source.path))
+    if kind == FILE and (folder or target.path.endswith("/")):
+        raise errors.CannotCreate(f"'{target}' is no folder")
+    if kind == MISSING and target.path.endswith("/") and not folder:
+        raise errors.CannotCreate(f"there is no folder '{target}'")
+    above, name = posixpath.split(target.path.rstrip("/"))
+    if parent != FOLDER:
+        raise errors.CannotCreate(f"there is no folder '{target._replace(path=above)}'", "make it first")
+    return Goal(above or ".", name)
+
+
+def _last(path: str) -> str:
+    """Return the name of what a path leads to, which `..` does not tell."""
+    name = os.path.basename(os.path.normpath(path))
+    return name if name not in ("", ".", "..") else os.path.basename(os.path.realpath(path))
+
+
+def copy(sources: Sequence[Place], target: Place, *, archive: bool) -> None:
+    """Copy files and folders; with `archive` they keep their owners and all else.
+
+    Raises BadUsage unless exactly one side is one of this host; CannotCreate if there is no place for them.
+    """
+    for source in sources:
+        if (source.name is None) == (target.name is None):
+            hint = "banger vm cp ONE:PATH - | banger vm cp - OTHER:PATH" if source.name else None
+            raise errors.BadUsage(f"'{source}' and '{target}' are on the same side", hint)
+    if len(sources) > 1 and (target.is_stream or _kind(target) != FOLDER):
+        raise errors.CannotCreate(f"'{target}' is no folder, and several things are to be put there")
+    for source in sources:
+        if target.is_stream:
+            _print(source)
+        elif source.is_stream:
+            _unpack_stdin(target)
+        elif target.name is not None:
+            _upload(source, target, archive=archive)
+        else:
+            _download(source, target, archive=archive)
+
+
+def _agent(place: Place) -> Agent:
+    return inside.agent(str(place.name))
+
+
+def _kind(place: Place) -> str:
+    """Return what is at a place: a folder, also by way of symlinks, something else, or nothing."""
+    if place.name is None:
+        return FOLDER if os.path.isdir(place.path) else FILE if os.path.lexists(place.path) else MISSING
+    for path, kind in ((place.path.rstrip("/") + "/.", FOLDER), (place.path.rstrip("/") or "/", FILE)):
+        try:
+            next(pieces := _agent(place).get_files(path))
+            pieces.close()  # type: ignore[attr-defined]
+        except (errors.NoInput, errors.Denied):
+            continue
+        return kind
+    return MISSING
+
+
+def _parent(place: Place) -> Place:
+    return place._replace(path=posixpath.dirname(place.path.rstrip("/")) or ("/" if place.path[:1] == "/" else "."))
+
+
+# To the guest -----------------------------------------------------------------
+
+
+def _upload(source: Place, target: Place, *, archive: bool) -> None:
+    try:
+        folder = stat.S_ISDIR(os.lstat(source.path).st_mode)
+    except OSError as error:
+        raise errors.os_error(error, f"cannot read '{source}'") from error
+    kind = _kind(target)
+    parent = FOLDER if kind == FOLDER else _kind(_parent(target))
+    where = goal(target, kind, parent, source, folder=folder)
+    with console.progress(str(source)) as bar:
+        _agent(target).put_files(where.folder, _counted(pack(source.path, where.name, owners=archive), bar))
+
+
+def _counted(pieces: Iterator[bytes], bar: console.Progress) -> Iterator[bytes]:
+    for piece in pieces:
+        bar.update(len(piece))
+        yield piece
+
+
+def pack(path: str, name: str | None, *, owners: bool) -> Iterator[bytes]:
+    """Yield a tar of a file or folder under another name, or of what is in it; without `owners` all is root's.
+
+    Symlinks stay symlinks, names of one file stay so, and sockets are left out. Raises BadInput for a file that changes
+    meanwhile.
+    """
+    with tarfile.open(fileobj=io.BytesIO(), mode="w", format=tarfile.PAX_FORMAT) as known:
+        for found, inner in _walk(path, name):
+            try:
+                if stat.S_ISSOCK(os.lstat(found).st_mode):
+                    continue
+                info = known.gettarinfo(found, inner)
+                if not owners:
+                    info.uid = info.gid = 0
+                info.uname = info.gname = ""
+                yield info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+                if info.isreg():
+                    yield from _content(found, info.size)
+            except OSError as error:
+                raise errors.os_error(error, f"cannot read '{found}'") from error
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _walk(path: str, name: str | None) -> Iterator[tuple[str, str]]:
+    """Yield a path and all below it, each with its name in the archive; folders come before what is in them."""
+    pending = [(path, name or "")]
+    while pending:
+        found, inner = pending.pop()
+        if inner:
+            yield found, inner
+        if os.path.isdir(found) and (not inner or not os.path.islink(found)):
+            try:
+                names = sorted(os.listdir(found), reverse=True)
+            except OSError as error:
+                raise errors.os_error(error, f"cannot read '{found}'") from error
+            pending += [(os.path.join(found, child), posixpath.join(inner, child)) for child in names]
+
+
+def _content(path: str, size: int) -> Iterator[bytes]:
+    """Yield exactly `size` bytes of a file, and what fills its last block."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        left = size
+        while left > 0:
+            data = os.read(descriptor, min(_CHUNK, left))
+            if not data:
+                raise errors.BadInput(f"'{path}' became shorter while it was read")
+            left -= len(data)
+            yield data
+    finally:
+        os.close(descriptor)
+    yield bytes(-size % tarfile.BLOCKSIZE)
+
+
+def _unpack_stdin(target: Place) -> None:
+    if os.isatty(0):
+        raise errors.BadUsage("no archive: stdin is a terminal")
+    if _kind(target) != FOLDER:
+        raise errors.CannotCreate(f"there is no folder '{target}'", "make it first")
+    _agent(target).put_files(target.path, iter(lambda: os.read(0, _CHUNK), b""))
+
+
+# To the host ------------------------------------------------------------------
+
+
+def _print(source: Place) -> None:
+    if os.isatty(1):
+        raise errors.BadUsage("an archive is nothing for a terminal", "redirect stdout, or pipe it into tar")
+    for piece in _agent(source).get_files(_asked(source)):
+        sys.stdout.buffer.write(piece)
+
+
+def _asked(source: Place) -> str:
+    return source.path if source.contents else source.path.rstrip("/")
+
+
+def _download(source: Place, target: Place, *, archive: bool) -> None:
+    """Fetch an archive, unpack it in private, and put what was asked for into its place."""
+    kind = _kind(target)
+    parent = FOLDER if kind == FOLDER else _kind(_parent(target))
+    beside = Path(target.path) if kind == FOLDER else Path(_parent(target).path)
+    goal(target, kind, parent, source, folder=source.contents or kind != FILE)
+    try:
+        with files.temporary_folder(beside / "copy") as work:
+            _fetch(source, work / "archive.tar")
+            (work / "tree").mkdir(mode=0o700)
+            _unpack(work / "archive.tar", work / "tree", str(source), archive=archive)
+            came = work / "tree" if source.contents else work / "tree" / _last(source.path)
+            if not os.path.lexists(came):
+                raise errors.BadInput(f"'{source}' is nothing that can be copied")
+            where = goal(target, kind, parent, source, folder=came.is_dir() and not came.is_symlink())
+            _put(came, Path(os.path.realpath(where.folder), where.name or "."))
+    except OSError as error:
+        raise errors.os_error(error, f"cannot write '{target}'") from error
+
+
+def _fetch(source: Place, archive: Path) -> None:
+    with open(archive, "xb") as file, console.progress(str(source)) as bar:
+        for piece in _agent(source).get_files(_asked(source)):
+            file.write(piece)
+            bar.update(len(piece))
+
+
+def _unpack(path: Path, folder: Path, label: str, *, archive: bool) -> None:
+    """Unpack a guest's archive; without `archive` it becomes ours, as if we had written it."""
+    from banger_tools import layers, tar
+    from banger_tools.tree import SourceFile, Tree
+
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        entries = layers.merge([(f"'{label}'", tar.members(descriptor, vouched=False))], literal=True).tree_entries()
+    finally:
+        os.close(descriptor)
+    sources = [SourceFile(str(path), None, path.stat().st_size)]
+    if not archive:
+        entries = _ours(entries, label)
+    _fill(Tree(sources, entries), folder, label)
+
+
+def _fill(found: Tree, folder: Path, label: str) -> None:
+    from banger_tools import contents, unpack
+
+    with contents.opened(found.sources, found.entries) as opened:
+        missing = str(unpack.unpack(found, opened, folder))
+    if missing:
+        console.warning(f"'{label}': what this user may not set is missing: {missing}")
+
+
+def _ours(entries: Sequence[Entry], label: str) -> list[Entry]:
+    """Return entries as this user would have made them: no other owner, set-id bit, device or attribute of root's."""
+    from banger_tools import tree
+
+    devices = {tree.path_bytes(entry) for entry in entries if entry.type in ("char", "block")}
+    if devices:
+        console.warning(f"'{label}': {len(devices)} devices were left out; --archive keeps them")
+    kept = [e for e in entries if not {tree.path_bytes(e), e.type == "hardlink" and tree.target_bytes(e)} & devices]
+    for entry in kept:
+        entry.uid, entry.gid = os.geteuid(), os.getegid()
+        entry.mode = f"{int(entry.mode, 8) & 0o1777:04o}"
+        own = {key: value for key, value in (entry.xattrs or {}).items() if key.startswith("user.")}
+        entry.xattrs = own or None
+    return kept
+
+
+def _put(source: Path, target: Path) -> None:
+    """Put a file or folder into its place, into a folder that is there already; no symlink is followed on the way."""
+    there = target.lstat().st_mode if os.path.lexists(target) else None
+    if source.is_symlink() or not source.is_dir():
+        if there is not None and stat.S_ISDIR(there):
+            raise errors.CannotCreate(f"'{target}' is a folder, and none is to be put there")
+        os.replace(source, target)
+    elif there is None:
+        os.rename(source, target)
+    elif stat.S_ISDIR(there):
+        for name in sorted(os.listdir(source)):
+            _put(source / name, target / name)
+    else:
+        raise errors.CannotCreate(f"'{target}' is no folder, and one is to be put there")
