@@ -29,7 +29,8 @@ _INDEX = struct.Struct("<IIHH")
 _DIRENT = struct.Struct("<IHBB")
 _DOTS = (b".", b"..")
 _WHOLE_BLOCK = (0, 0xFFFF)  # the length of an entry that fills a block of 64 KiB
-_OWNER = struct.Struct("<HH20xH94xHH")  # i_mode, i_uid, i_gid, and the high halves of these two
+_OWNER = "<HH20xH94xHH{}x"  # i_mode, i_uid, i_gid, and the high halves of these two
+_OWNER_BYTES = 124
 _MMP = struct.Struct("<II")
 _MMP_CLEAN = (0x004D4D50, 0xFF4D4D50)  # the magic, and the sequence number of a filesystem that nobody has mounted
 MAX_DIRECTORY = 1 << 30
@@ -76,7 +77,8 @@ class Image:
         if self.superblock.has("mmp"):
             self.refuse_mounted_elsewhere()
         self._per_piece = math.gcd(_TABLE_PIECE, self.geometry.inodes_per_group)
-        self._pieces: dict[int, bytes] = {}
+        self._pieces: dict[int, list[tuple[int, int, int]]] = {}
+        self._owner = struct.Struct(_OWNER.format(self.geometry.inode_size - _OWNER_BYTES))
 
     def broken(self, what: str) -> errors.BadInput:
         """Return the error for a filesystem that contradicts itself."""
@@ -183,19 +185,18 @@ class Image:
     def owner(self, number: int) -> tuple[int, int, int]:
         """Return i_mode, i_uid and i_gid of an inode as they were when its piece of a table was read first."""
         piece, index = divmod(number - 1, self._per_piece)
-        table = self._pieces.get(piece) or self._read_piece(piece, number)
-        mode, uid, gid, uid_high, gid_high = _OWNER.unpack_from(table, index * self.geometry.inode_size)
-        return mode, uid | uid_high << 16, gid | gid_high << 16
+        return (self._pieces.get(piece) or self._read_piece(piece, number))[index]
 
-    def _read_piece(self, piece: int, number: int) -> bytes:
+    def _read_piece(self, piece: int, number: int) -> list[tuple[int, int, int]]:
         first = piece * self._per_piece + 1
         for outermost in (number, first, first + self._per_piece - 1):
             self.inode_place(outermost)
         size = self._per_piece * self.geometry.inode_size
         if len(self._pieces) * size > _TABLE_BYTES:
             self._pieces.clear()
-        table = self._pieces[piece] = os.pread(self.descriptor, size, self.inode_place(first))
-        return table
+        table = self._owner.iter_unpack(os.pread(self.descriptor, size, self.inode_place(first)))
+        found = self._pieces[piece] = [(mode, uid | uh << 16, gid | gh << 16) for mode, uid, gid, uh, gh in table]
+        return found
 
     def kind(self, inode: Inode) -> str:
         """Return the type of an inode in the words of a tree; `socket` and `unknown`, too."""
