@@ -143,16 +143,26 @@ def sync_folder(path: Path) -> None:
 
 def copy(source: Path, target: Path) -> str:
     """Copy a file to a new name, by reflink where the filesystem can, else without its holes; return which."""
+    if reflink(source, target):
+        return "reflink"
+    with open(source, "rb") as reader, open(target, "xb") as writer:
+        os.fchmod(writer.fileno(), os.fstat(reader.fileno()).st_mode & 0o777)
+        copy_data(reader.fileno(), writer.fileno())
+    return "sparse copy"
+
+
+def reflink(source: Path, target: Path) -> bool:
+    """Give a new name a file that shares another's blocks, if the filesystem can; tell whether it could."""
     with open(source, "rb") as reader, open(target, "xb") as writer:
         os.fchmod(writer.fileno(), os.fstat(reader.fileno()).st_mode & 0o777)
         try:
             fcntl.ioctl(writer.fileno(), FICLONE, reader.fileno())
-            return "reflink"
+            return True
         except OSError as error:
+            target.unlink()
             if error.errno not in (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS):
                 raise
-        copy_data(reader.fileno(), writer.fileno())
-        return "sparse copy"
+            return False
 
 
 def copy_data(source: int, target: int) -> None:

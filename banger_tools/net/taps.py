@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, NamedTuple
 
+from msgspec import structs
+
 from banger_tools.net import attachment, bridge, links, nat, pool, resolvers, rights
 from banger_tools.net.attachment import Attachment, Owner
 from banger_tools.net.links import Link
@@ -66,6 +68,18 @@ def attach(owner: Owner, *, wish: str | None, nat: bool, forwards: Sequence[Forw
         nat=nat,
         mark=owner.mark(),
     )
+
+
+def lead(attached: Attachment, *, nat: bool, forwards: Sequence[Forward]) -> Attachment:
+    """Let a machine that has its tap reach what the host reaches, or no longer, and return how it stands then.
+
+    Raises what `attach` does.
+    """
+    check()
+    address = IPv4Address(attached.address.partition("/")[0])
+    with _locked():
+        _lead(pool.configured(), address, through=nat, forwards=forwards)
+    return structs.replace(attached, nat=nat)
 
 
 def _stale(mark: str, there: dict[str, Link]) -> list[Tap]:

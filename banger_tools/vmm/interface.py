@@ -41,6 +41,7 @@ class Monitor(Protocol):
     """A virtual machine monitor: how one is started, reached and ended."""
 
     POWER: str  # how a guest that is done tells its monitor: "off" or "reboot"
+    OVERLAYS: bool  # whether it runs a root disk that holds only what differs from its base
 
     def check(self, spec: specs.Spec) -> None:
         """Raise the error that says why this monitor cannot run a machine."""
@@ -62,6 +63,9 @@ class Monitor(Protocol):
 
     def status(self, record: specs.Record) -> str:
         """Return what the monitor says that its guest does: `running`, `paused`, …; `unknown` if it says nothing."""
+
+    def resume(self, record: specs.Record) -> None:
+        """Let a guest go on that the monitor paused; do nothing to one that runs."""
 
     def press_power(self, record: specs.Record) -> None:
         """Ask the guest to power off the way that a button would; do nothing if that cannot be."""

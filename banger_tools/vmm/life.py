@@ -76,7 +76,8 @@ def create(spec: specs.Spec, sources: Sources, image: Manifest) -> Path:
     """
     target = vms.folder(spec.name)
     with console.step("disks made"), staging.staged(target, what=vms.WHAT) as folder:
-        disks.place(sources.rootfs, folder / specs.ROOT_DISK, sources.disk_size, "--disk")
+        overlay = interface.monitor(spec.vmm).OVERLAYS
+        disks.place_root(sources.rootfs, folder, sources.disk_size, overlay=overlay)
         if sources.work_seed:
             disks.place(sources.work_seed, folder / specs.WORK_DISK, sources.work_size, "--work-disk")
         elif sources.work_size:
@@ -117,7 +118,7 @@ def start(name: str, until: Callable[[specs.Record], specs.Record] | None = None
     """
     record, folder = settle(vms.load(name)), vms.folder(name)
     if holder.is_alive(folder):
-        raise errors.CannotCreate(f"the VM '{name}' is running already")
+        return _go_on(record)
     spec = record.spec
     monitor = interface.monitor(spec.vmm)
     monitor.check(spec)
@@ -206,6 +207,17 @@ def wait_ready(record: specs.Record, began: float, timeout: float) -> specs.Reco
     return record
 
 
+def answering(timeout: float) -> Callable[[specs.Record], specs.Record]:
+    """Return what `start` is to wait for: the agent's answer, within seconds from now."""
+    began = time.monotonic()
+
+    def wait(record: specs.Record) -> specs.Record:
+        with console.step(f"agent of '{record.spec.name}' answered"):
+            return wait_ready(record, began, timeout)
+
+    return wait
+
+
 def last_words(path: Path) -> str | None:
     """Return the end of a log for an error's hint: from a kernel's panic on if there is one, else the last lines."""
     lines = [line for line in _tail(path).splitlines() if line.strip()]
@@ -259,6 +271,16 @@ def _end_if_alive(record: specs.Record, timeout: float) -> None:
         _end(record, timeout)
 
 
+def _go_on(record: specs.Record) -> specs.Record:
+    """Let a machine go on that its monitor paused: the host's disk was full; raises CannotCreate if it just runs."""
+    monitor, name = interface.monitor(record.spec.vmm), record.spec.name
+    if record.process is None or monitor.status(record) in ("running", "unknown"):
+        raise errors.CannotCreate(f"the VM '{name}' is running already")
+    with console.step(f"VM '{name}' goes on"):
+        monitor.resume(record)
+    return record
+
+
 def _shut_down(monitor: interface.Monitor, record: specs.Record, deadline: float) -> bool:
     """Ask the agent to sync and to shut down; tell whether it took the order.
 
@@ -269,6 +291,7 @@ def _shut_down(monitor: interface.Monitor, record: specs.Record, deadline: float
         return max(deadline - time.monotonic(), 0.001)
 
     try:
+        monitor.resume(record)  # one that is paused hears nothing
         agent = monitor.agent(record)
         agent.health(min(left(), _AGENT_SECONDS))
         agent.sync(left())

@@ -1,83 +1,42 @@
-"""QEMU as a monitor: q35 with virtio devices, user network, and the agent over virtio-serial ports.
+"""QEMU as a monitor: virtio devices, user network or a tap, and the agent over vsock or virtio-serial ports.
 
-Why q35 and one CPU under TCG: `microvm` hangs in a boot of three there, and more CPUs are not faster. Why PVH is not
-used: the bzImage is the way in that every QEMU and firmware has been tried with.
+Why PVH is not used: the bzImage is the way in that every QEMU and firmware has been tried with.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
-import os
-import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from banger_tools import errors, process
 from banger_tools.store import vms
-from banger_tools.vmm import fit, holder, probe, qmp
+from banger_tools.vmm import disks, fit, holder, qemu_machine, qemu_vsock, qmp
 from banger_tools.vmm import spec as specs
 from banger_tools.vmm.interface import Launch, Run
+from banger_tools.vmm.qemu_machine import Machine, accelerator, version
 
 if TYPE_CHECKING:
     from banger_tools.agent.client import Agent
 
+__all__ = ["accelerator", "version"]  # the monitor's, too
+
 POWER = "off"
+OVERLAYS = True
 PORTS = 8
 QMP_SOCKET = "qmp.sock"
 AGENT_SOCKET = "agent.{}.sock"
 _QMP_SECONDS = 2.0
 
 
-class _Machine(NamedTuple):
-    """What differs from one architecture to the next."""
-
-    program: str
-    machine: str
-    console: str
-
-
-_MACHINES = {
-    "amd64": _Machine("qemu-system-x86_64", "q35", "ttyS0"),
-    "arm64": _Machine("qemu-system-aarch64", "virt", "ttyAMA0"),
-}
-_HOSTS = {"x86_64": "amd64", "aarch64": "arm64"}
-
-
-def machine(architecture: str) -> _Machine:
-    """Return the machine for an architecture; raises Unavailable if there is none."""
-    if architecture not in _MACHINES:
-        raise errors.Unavailable(f"there is no machine for the architecture '{architecture}'")
-    return _MACHINES[architecture]
-
-
-@functools.cache
-def version(program: str) -> str:
-    """Return the version text of a QEMU; raises Unavailable naming the package if it is not installed."""
-    text = process.run([program, "--version"]).stdout.decode(errors="replace")
-    match = re.search(r"version (\S+)", text)
-    return match[1] if match else text.splitlines()[0]
-
-
-@functools.cache
-def has_option(program: str, option: str) -> bool:
-    """Tell whether a QEMU was built with an option."""
-    return f"\n{option} ".encode() in process.run([program, "-help"]).stdout
-
-
 def check(spec: specs.Spec) -> None:
-    """Raise Unavailable if QEMU for the machine's architecture is not installed."""
-    process.find(machine(spec.architecture).program)
-
-
-def accelerator(spec: specs.Spec) -> str:
-    """Return `kvm` where a trial proved it, else `tcg`."""
-    program = machine(spec.architecture).program
-    if spec.architecture != _HOSTS.get(os.uname().machine):
-        return "tcg"
-    return "kvm" if probe.kvm(program, version(program), Path(spec.boot.vmlinuz or spec.boot.kernel)).usable else "tcg"
+    """Raise Unavailable if QEMU for the machine's architecture is not installed, BadUsage for what it cannot do."""
+    process.find(qemu_machine.usual(spec.architecture).program)
+    for option, asked in (("--jail", spec.jail), ("--limit-net", spec.limits.net_bytes)):
+        if asked:
+            raise errors.BadUsage(f"{option}: QEMU cannot do that", "use --vmm firecracker")
 
 
 def clear(folder: Path) -> None:
@@ -87,37 +46,47 @@ def clear(folder: Path) -> None:
 
 
 def prepare(run: Run) -> Launch:
-    """Return QEMU's command line, run in the machine's folder: sockets have relative, and so short, paths."""
-    return Launch(command(run), holder.LOG, machine(run.spec.architecture).machine)
+    """Return QEMU's command line, run in the machine's folder: sockets have relative, and so short, paths.
+
+    Raises BadInput if the root disk is an overlay whose base was changed.
+    """
+    disks.check_base(run.folder)
+    built = qemu_machine.best(run.spec, run.accelerator)
+    cid = qemu_vsock.free_cid(run.spec.id) if _hears_vsock(run.spec) else None
+    return Launch(command(run, built, cid), holder.LOG, built.name, cid)
 
 
-def command(run: Run) -> list[str]:
-    """Return QEMU's command line."""
+def _hears_vsock(spec: specs.Spec) -> bool:
+    """Tell whether the guest will have a driver for vsock when its agent starts."""
+    from banger_tools.kernel.features import State
+
+    state = fit.booted_kernel(spec.boot).features["vsock"]
+    return state is State.BUILTIN or (state is State.MODULE and spec.boot.initrd is not None)
+
+
+def command(run: Run, built: Machine, cid: int | None) -> list[str]:
+    """Return QEMU's command line for a machine, whose agent is reached at a vsock address if there is one."""
     spec = run.spec
-    built = machine(spec.architecture)
     return [
         process.find(built.program),
         *_sandbox(built.program),
         *["-name", spec.name, "-uuid", spec.id, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"],
-        *["-machine", f"{built.machine},accel={run.accelerator}", "-cpu", "max"],
+        *["-machine", f"{built.options},accel={run.accelerator}", *built.settings],
+        *["-cpu", "host" if run.accelerator == "kvm" else "max"],
         *["-smp", str(spec.cpus), "-m", str(spec.memory >> 20)],
-        *[
-            "-kernel",
-            spec.boot.vmlinuz or spec.boot.kernel,
-            *(["-initrd", spec.boot.initrd] if spec.boot.initrd else []),
-        ],
+        *["-kernel", str(qemu_machine.kernel(spec)), *(["-initrd", spec.boot.initrd] if spec.boot.initrd else [])],
         *["-append", kernel_line(spec, run.accelerator)],
         *["-chardev", f"file,id=console,path={specs.CONSOLE},append=on", "-serial", "chardev:console"],
         *["-chardev", f"socket,id=qmp,path={QMP_SOCKET},server=on,wait=off", "-mon", "chardev=qmp,mode=control"],
-        *["-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"],
-        *_disks(run),
-        *_network(run),
-        *_agent_ports(),
+        *["-object", "rng-random,id=rng,filename=/dev/urandom", "-device", f"virtio-rng-{built.bus},rng=rng"],
+        *_disks(run, built),
+        *_network(run, built),
+        *(_agent_ports(built) if cid is None else ["-device", f"vhost-vsock-{built.bus},guest-cid={cid}"]),
     ]
 
 
 def _sandbox(program: str) -> list[str]:
-    if not has_option(program, "-sandbox"):
+    if not qemu_machine.has_option(program, "-sandbox"):
         return []
     return ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
 
@@ -128,7 +97,13 @@ def kernel_line(spec: specs.Spec, accelerator: str) -> str:
     panic=-1 ends the machine instead of leaving it to hang; rootfstype since some kernels cannot tell. Without KVM
     the kernel's tests of its own ciphers are a sixth of the time to the agent.
     """
-    words = [f"console={machine(spec.architecture).console}", "quiet", "loglevel=4", "panic=-1", "root=/dev/vda"]
+    words = [
+        f"console={qemu_machine.usual(spec.architecture).console}",
+        "quiet",
+        "loglevel=4",
+        "panic=-1",
+        "root=/dev/vda",
+    ]
     words += ["ro" if spec.guest.read_only else "rw", "rootfstype=ext4", "random.trust_cpu=on"]
     if accelerator == "tcg":
         words.append("cryptomgr.notests")
@@ -137,23 +112,33 @@ def kernel_line(spec: specs.Spec, accelerator: str) -> str:
     return " ".join([*words, *spec.boot.append.split()])
 
 
-def _disks(run: Run) -> list[str]:
+def _disks(run: Run, built: Machine) -> list[str]:
+    """Return the disks.
+
+    werror=enospc pauses the guest when the host's disk is full, instead of telling it of an error that no filesystem
+    recovers from: when there is room again, `resume` loses nothing.
+    """
     words: list[str] = []
     for number, disk in enumerate(specs.disks(run.folder, run.spec.guest)):
         only = "on" if disk.read_only else "off"
-        words += [
-            "-drive",
-            f"if=none,id=disk{number},format={disk.format},file={disk.file},readonly={only},discard=unmap",
-        ]
-        words += ["-device", f"virtio-blk-pci,drive=disk{number}"]
+        drive = f"if=none,id=disk{number},format={disk.format},file={disk.file},readonly={only},discard=unmap"
+        words += ["-drive", f"{drive},werror=enospc,rerror=report{_throttle(run.spec.limits)}"]
+        words += ["-device", f"virtio-blk-{built.bus},drive=disk{number}"]
     return words
 
 
-def _network(run: Run) -> list[str]:
+def _throttle(limits: specs.Limits) -> str:
+    """Return the words that hold the disks of a machine, together, to its limits."""
+    asked = {"bps-total": limits.disk_bytes, "iops-total": limits.disk_operations}
+    words = [f",throttling.{name}={most}" for name, most in asked.items() if most]
+    return "".join([*words, ",throttling.group=disks"]) if words else ""
+
+
+def _network(run: Run, built: Machine) -> list[str]:
     if run.spec.net == "none":
         return []
-    # romfile: the card needs no boot ROM, which some distributions package apart
-    card = "virtio-net-pci,netdev=net0,romfile="
+    # romfile: a card for PCI needs no boot ROM, which some distributions package apart
+    card = f"virtio-net-{built.bus},netdev=net0" + (",romfile=" if built.bus == "pci" else "")
     if run.network:
         backend = f"tap,id=net0,ifname={run.network.tap},script=no,downscript=no"
         return ["-netdev", backend, "-device", f"{card},mac={run.network.mac}"]
@@ -161,8 +146,8 @@ def _network(run: Run) -> list[str]:
     return ["-netdev", f"user,id=net0{''.join(forwards)}", "-device", card]
 
 
-def _agent_ports() -> list[str]:
-    words = ["-device", f"virtio-serial-pci,max_ports={PORTS + 1}"]
+def _agent_ports(built: Machine) -> list[str]:
+    words = ["-device", f"virtio-serial-{built.bus},max_ports={PORTS + 1}"]
     for number in range(PORTS):
         path = AGENT_SOCKET.format(number)
         words += ["-chardev", f"socket,id=agent{number},path={path},server=on,wait=off"]
@@ -182,9 +167,11 @@ def wait_started(record: specs.Record, deadline: float) -> bool:
 
 
 def agent(record: specs.Record) -> Agent:
-    """Return a client of the agent, over whichever serial port is free."""
+    """Return a client of the agent, over vsock, or else over whichever serial port is free."""
     from banger_tools.agent import client, transport
 
+    if record.process and record.process.cid is not None:
+        return client.Agent(transport.vsock(record.process.cid))
     return client.Agent(transport.serial_ports(vms.folder(record.spec.name)))
 
 
@@ -192,6 +179,11 @@ def status(record: specs.Record) -> str:
     """Return QEMU's own word for what its guest does: running, paused, io-error, …"""
     answer = _told(record, "query-status")
     return str(answer["status"]) if isinstance(answer, dict) and "status" in answer else "unknown"
+
+
+def resume(record: specs.Record) -> None:
+    """Let the guest go on; if the host's disk is still full, it pauses again."""
+    _told(record, "cont")
 
 
 def press_power(record: specs.Record) -> None:
