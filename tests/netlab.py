@@ -29,14 +29,23 @@ asked = json.loads(sys.argv[1])
 try:
     if "detach" in asked:
         answer = taps.detach(msgspec.convert(asked["detach"], Attachment))
-    elif "leftovers" in asked:
-        answer = [tap.name for tap in taps.leftovers(lambda folder: folder not in asked["leftovers"])]
+    elif "alive" in asked:
+        answer = [tap.name for tap in taps.leftovers(lambda folder: folder in asked["alive"])]
     else:
         owner, forwards = Owner(**asked.pop("owner")), msgspec.convert(asked.pop("forwards"), list[Forward])
         answer = taps.attach(owner, forwards=forwards, **asked)
 except errors.BangerError as error:
     answer = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
 print(msgspec.json.encode(answer).decode())
+"""
+
+# Opens a tap as a monitor does (TUNSETIFF; IFF_TAP and IFF_NO_PI) until its stdin ends.
+_OPEN = """
+import fcntl, os, struct, sys
+tap = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(tap, 0x400454CA, struct.pack("16sH22x", sys.argv[1].encode(), 0x1002))
+print("open", flush=True)
+sys.stdin.read()
 """
 
 
@@ -126,6 +135,14 @@ class Host(Namespace):
 
     def detach(self, attached: dict[str, Any]) -> Any:
         return self.call(detach={key: value for key, value in attached.items() if key != "said"})
+
+    @contextlib.contextmanager
+    def opened(self, tap: str, *before: str) -> Iterator[None]:
+        """Have a program hold a tap open."""
+        argv = self.argv(*before, sys.executable, "-c", _OPEN, tap)
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+            assert holder.stdout and holder.stdout.readline() == b"open\n"
+            yield
 
     def at_once(self, asked: Sequence[dict[str, Any]]) -> list[Any]:
         """Call in as many processes at once, and return the answers."""
