@@ -18,10 +18,18 @@ Commands:
   kernel catalog  List the kernels that can be pulled by name.
   vm run          Boot an image and run a command or a shell in it.
   vm create       Make a machine, start it, and print its name.
-  vm start        Start a machine that does not run.
-  vm stop         End a machine without losing anything.
-  vm delete       Remove a machine and its disks.
+  vm start        Start machines that do not run.
+  vm stop         End machines without losing anything.
+  vm restart      Stop machines and start them again.
+  vm kill         End machines at once.
+  vm delete       Remove machines and their disks.
+  vm prune        Remove the machines that do not run.
+  vm list         List the machines, and how they are.
   vm show         Print what a machine is and how it is.
+  vm set          Change what machines have.
+  vm stats        Show what machines use, of the host and inside.
+  vm ports        Show who listens in machines, and how to reach it from here.
+  vm health       Ask the agents of machines whether they are well.
   vm exec         Run a command in a machine that runs.
   vm ssh          Log into a machine that runs by ssh.
   vm cp           Copy files and folders to and from machines that run.

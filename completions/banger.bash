@@ -277,8 +277,33 @@ _banger_about() {
         --progress) value='words auto always never json' ;;
       esac
       ;;
+    'banger vm restart')
+      options='--all --timeout= --quiet --progress= --help --version -v' argument=any
+      case $2 in
+        --timeout) value='any' ;;
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger vm kill')
+      options='--all --quiet --progress= --help --version -v' argument=any
+      case $2 in
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
     'banger vm delete')
       options='--force --quiet --progress= --help --version -v' argument=any
+      case $2 in
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger vm prune')
+      options='--force --dry-run --json --quiet --progress= --help --version -v' argument=any
+      case $2 in
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger vm list')
+      options='--running --json --names --quiet --progress= --help --version -v' argument=any
       case $2 in
         --progress) value='words auto always never json' ;;
       esac
@@ -286,6 +311,36 @@ _banger_about() {
     'banger vm show')
       options='--quiet --progress= --help --version -v' argument=any
       case $2 in
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger vm set')
+      options='--cpus= --memory= --disk= --work-disk= --nat= --quiet --progress= --help --version -v' argument=any
+      case $2 in
+        --cpus) value='any' ;;
+        --memory) value='any' ;;
+        --disk) value='any' ;;
+        --work-disk) value='any' ;;
+        --nat) value='words on off' ;;
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger vm stats')
+      options='--json --quiet --progress= --help --version -v' argument=any
+      case $2 in
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger vm ports')
+      options='--json --quiet --progress= --help --version -v' argument=any
+      case $2 in
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger vm health')
+      options='--json --timeout= --quiet --progress= --help --version -v' argument=any
+      case $2 in
+        --timeout) value='any' ;;
         --progress) value='words auto always never json' ;;
       esac
       ;;
@@ -380,8 +435,16 @@ vm run
 vm create
 vm start
 vm stop
+vm restart
+vm kill
 vm delete
+vm prune
+vm list
 vm show
+vm set
+vm stats
+vm ports
+vm health
 vm exec
 vm ssh
 vm cp

@@ -1,65 +1,83 @@
-"""banger vm start: start a machine that does not run.
+"""banger vm start: start machines that do not run.
 
 Usage:
-  banger vm start [options] NAME
+  banger vm start [options] [NAME]...
 
 Arguments:
   NAME  A machine of the store.
 
 Options:
+  --all              Start all machines that do not run.
   --wait=WHAT        Return when the agent answers, or at once: agent or none [default: agent].
   --timeout=SECONDS  How long to wait for the agent [default: 120].
   @talk
 
 Description:
-  The machine goes on with the disks that it has. One whose agent does not answer in time is ended again.
+  A machine goes on with the disks that it has. One whose agent does not answer in time is ended again, and so is one
+  whose start is interrupted. What a run left that ended by itself is cleaned up first: a guest that powered off, a
+  monitor that died, a host that was restarted.
+
+  Several machines are started side by side, and one that fails stops no other; the exit status is that of the
+  first failure in the order of the names.
 
 Examples:
   $ banger vm start web
+  $ banger vm start --all
 
 Exit status:
   0   done
   64  the command line is wrong
+  65  the record of a machine is broken
   66  there is no such machine
   69  the machine did not start
-  73  it runs already
-  75  the agent did not answer in time
+  73  it runs already, or a port of this host is taken
+  75  the agent did not answer in time, or another command kept the machine for a minute
+  130  interrupted; a machine that did not answer yet does not run
+  143  terminated; a machine that did not answer yet does not run
 
 See also:
-  banger-vm-stop(1) bg-boot(1)
+  banger-vm-stop(1) banger-vm-restart(1) bg-boot(1)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from banger_tools import cli
+from banger_tools import cli, errors
 
 
-def start(name: str, timeout: float, *, wait: bool) -> None:
-    """Start a machine and wait for its agent; one that does not answer is ended, its disks are kept."""
-    import time
+class Options(NamedTuple):
+    """How long to wait for the agent, in seconds; None: not at all."""
 
-    from banger_tools import console
+    patience: float | None
+
+    @classmethod
+    def from_arguments(cls, arguments: cli.Arguments) -> Options:
+        """Check the options; raises BadUsage."""
+        from banger_tools.vmm import spec as specs
+
+        timeout, awaited = specs.parse_timeout(arguments["--timeout"]), arguments["--wait"]
+        if awaited not in ("agent", "none"):
+            raise errors.BadUsage(f"--wait: '{awaited}' is none of agent, none")
+        return cls(timeout if awaited == "agent" else None)
+
+
+def start(name: str, options: Options) -> None:
+    """Start a machine, and wait for its agent if that was asked."""
     from banger_tools.vmm import life
 
     with life.held(name):
-        began = time.monotonic()
-        record = life.start(name)
-        try:
-            if wait:
-                with console.step(f"agent of '{name}' answered"):
-                    life.wait_ready(record, began, timeout)
-        except BaseException:
-            life.stop(record, 1.0)
-            raise
+        life.start(name, None if options.patience is None else life.answering(options.patience))
 
 
-def work(arguments: cli.Arguments) -> None:
+def work(arguments: cli.Arguments) -> int:
     """Start what the command line says."""
-    from banger_tools.vmm import spec as specs
+    from banger_tools.commands import several
 
-    start(arguments["NAME"], specs.parse_timeout(arguments["--timeout"]), wait=arguments["--wait"] != "none")
+    options = Options.from_arguments(arguments)
+    names = several.chosen(arguments, several.at_rest)
+    return several.each(("vm", "start"), arguments, names, lambda name: start(name, options))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

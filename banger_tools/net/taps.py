@@ -155,7 +155,21 @@ def detach(attached: Attachment) -> None:
 
 def leftovers(alive: Callable[[str], bool]) -> list[Tap]:
     """Return the taps that no program has open, and of whose machine's folder `alive` says no."""
+    if not any(map(pool.tap_address, _names())):
+        return []
     return [tap for tap in _ours(links.listed()) if _is_left(tap, alive)]
+
+
+def sweep(alive: Callable[[str], bool]) -> list[str]:
+    """Remove those taps, and return their names."""
+    if not leftovers(alive):
+        return []
+    with _locked():
+        left = leftovers(alive)
+        for tap in left:
+            _remove(tap)
+        _sweep()
+    return [tap.name for tap in left]
 
 
 def _is_left(tap: Tap, alive: Callable[[str], bool]) -> bool:
