@@ -41,7 +41,7 @@ def as_user(*rights: str) -> list[str]:
 
 def attach(host: Host, user: support.OrdinaryUser, *before: str) -> dict[str, Any]:
     """Attach with a program that the user can read."""
-    environment = {**host.environment(), "PYTHONPATH": str(user.bin.parent)}
+    environment = user.environment({"PYTHONPATH": str(user.bin.parent)})
     python = str(user.bin.parent / ".venv" / "bin" / "python")
     program = [python, *host.program(**netlab.wanted("/", nat=True))[1:]]
     done = host.run(*before, *program, env=environment)
