@@ -126,7 +126,8 @@ def test_program_that_is_too_old_is_told(
 def test_release_of_firecracker_passes_with_its_jailer(banger_home: Path, pytestconfig: pytest.Config) -> None:
     folder = firecracker_lab.programs(Path(pytestconfig.cache.mkdir("firecracker-1.12.1")))
     found = doctor(env={"PATH": f"{folder}:{support.search_path()}"})
-    assert only(found, "firecracker")[:2] == ("PASS", "1.12.1")
+    assert only(found, "firecracker")[0] == "PASS"
+    assert only(found, "firecracker")[1].startswith("1.12.1")
     assert only(found, "jailer")[0] == "PASS"
 
 
@@ -346,7 +347,7 @@ def test_doctor_changes_nothing_but_the_note_on_kvm(home: Path) -> None:
 def test_doctor_of_an_ordinary_user_leaves_at_most_the_note_on_kvm(user: support.OrdinaryUser) -> None:
     before = snapshot(user.home)
     by_name(user.run("banger", "doctor", "--json"))
-    note = {".cache", ".cache/banger", ".cache/banger/kvm.json", ".cache/banger/kvm.lock"}
+    note = {".cache", ".cache/banger", *(f".cache/banger/kvm.{name}" for name in ("json", "lock"))}
     left = set(snapshot(user.home)) - set(before)
     assert left <= note
     if not left:

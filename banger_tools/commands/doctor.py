@@ -12,14 +12,14 @@ Description:
   Each check prints one line: PASS; WARN for a feature that this machine lacks, or for what works but many times slower;
   or FAIL for what must be mended first. The last two say what that costs, and where it is known how to mend it.
 
-  Looked at are the programs and their versions; what machines run on (whether KVM really boots a kernel is tried, for
-  five seconds at most), their network and how they are reached; the room where the store and the cache are; whether
-  every image, kernel and machine of the store is whole, and what programs left there that died; and whether the
-  image and the kernel that are taken when none is named are here or can be had. Nobody on the network is asked
-  but with --online.
+  Looked at are the programs and their versions; what machines run on, their network and how they are reached; the
+  room where the store and the cache are; whether every image, kernel and machine of the store is whole, and what
+  programs left there that died; and whether the image and the kernel that are taken when none is named are here or
+  can be had. Whether KVM really boots a kernel is tried by each monitor, which takes up to half a minute where it
+  does not. Nobody on the network is asked but with --online.
 
-  Nothing is changed on this machine, save that the answer of KVM is noted in the cache, as any start of a machine
-  does.
+  Nothing is changed on this machine, save that the answers of KVM are noted in the cache, as by any start of a
+  machine.
 
 Examples:
   $ banger doctor

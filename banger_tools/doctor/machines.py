@@ -10,12 +10,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from banger_tools import errors, process
+from banger_tools import errors, manifest, process
 from banger_tools.doctor.programs import dotted, version
 from banger_tools.doctor.result import FAIL, PASS, WARN, Check, lack
+from banger_tools.store import kernels
+from banger_tools.vmm import probe
 
-OLDEST_FIRECRACKER = (1, 5)
 EMULATED = "machines run emulated, many times slower, and not in Firecracker"
+NESTED = "in a virtual machine, have its own monitor offer nested virtualisation, or run on the hardware"
 KVM, VHOST_VSOCK = Path("/dev/kvm"), Path("/dev/vhost-vsock")
 
 
@@ -41,38 +43,46 @@ def _qemu() -> str:
 
 
 def firecracker() -> Iterator[Check]:
-    """Check Firecracker's version, and if it is there its jailer's."""
+    """Check Firecracker: its version, whether a kernel boots in it, and its jailer."""
+    from banger_tools.vmm import firecracker as monitor
+
     cost = "--vmm firecracker cannot be used"
     hint = "put the release for this machine into PATH: https://github.com/firecracker-microvm/firecracker/releases"
     try:
-        found = version(process.run(["firecracker", "--version"], check=False).stdout)
+        found = monitor.version()
+        if version(found.encode()) < monitor.LEAST_VERSION:
+            raise errors.Unavailable(f"{found} is older than {dotted(monitor.LEAST_VERSION)}")
     except errors.BangerError as error:
         yield Check("firecracker", WARN, f"{error.message}: {cost}", hint)
         return
-    if found < OLDEST_FIRECRACKER:
-        old = f"{dotted(found)} is older than {dotted(OLDEST_FIRECRACKER)}: {cost}"
-        yield Check("firecracker", WARN, old, hint)
+    kernel = _kernel()
+    answer = probe.firecracker(monitor.PROGRAM, found, Path(kernel.kernel)) if kernel and _opens(KVM) else None
+    if answer is not None and not answer.usable:
+        yield Check("firecracker", WARN, f"{found}: {answer.reason}: {cost}", NESTED)
     else:
-        yield Check("firecracker", PASS, dotted(found))
+        yield Check("firecracker", PASS, f"{found}, boots a kernel" if answer else found)
     yield _jailer(found)
 
 
-def _jailer(firecracker_version: tuple[int, ...]) -> Check:
-    cost = "--jail cannot be used"
+def _jailer(release: str) -> Check:
+    from banger_tools.vmm import jailer
+
     try:
-        found = version(process.run(["jailer", "--version"], check=False).stdout)
+        found = process.run([jailer.PROGRAM, "--version"], check=False).stdout
+        jailer.check()
     except errors.BangerError as error:
-        return Check("jailer", WARN, f"{error.message}: {cost}", "it is part of Firecracker's release")
-    if found != firecracker_version:
-        detail = f"{dotted(found)} is not of Firecracker {dotted(firecracker_version)}"
-        return Check("jailer", WARN, detail, "take both from one release")
-    return Check("jailer", PASS, dotted(found) + ("" if os.geteuid() == 0 else "; --jail needs root"))
+        return lack("jailer", error, "--jail cannot be used")
+    if version(found) != version(release.encode()):
+        return Check(
+            "jailer", WARN, f"{dotted(version(found))} is not of Firecracker {release}", "take both of one release"
+        )
+    return Check("jailer", PASS, dotted(version(found)))
 
 
 def kvm() -> Iterator[Check]:
     """Check that hardware virtualisation works: that its device opens is no proof."""
     try:
-        os.close(os.open(KVM, os.O_RDWR | os.O_CLOEXEC))
+        _open(KVM)
     except FileNotFoundError:
         yield Check("kvm", WARN, f"no {KVM}: {EMULATED}", "enable virtualisation in the firmware; sudo modprobe kvm")
     except OSError as error:
@@ -83,40 +93,48 @@ def kvm() -> Iterator[Check]:
 
 
 def _kvm_tried() -> Check:
-    from banger_tools.vmm import probe
     from banger_tools.vmm import qemu as monitor
 
-    kernel = _kernel()
-    if kernel is None:
+    stored = _kernel()
+    kernel = Path(stored.vmlinuz or stored.kernel) if stored else Path(f"/boot/vmlinuz-{platform.release()}")
+    if not os.access(kernel, os.R_OK):
         return Check("kvm", PASS, f"{KVM} opens; whether a kernel boots with it is tried with the first machine")
     try:
         answer = probe.kvm(_qemu(), monitor.version(_qemu()), kernel)
     except errors.BangerError as error:
         return lack("kvm", error, "it cannot be tried")
     if not answer.usable:
-        return Check("kvm", WARN, f"{answer.reason}: {EMULATED}", "look for the host's limits on nested virtualisation")
+        return Check("kvm", WARN, f"{answer.reason}: {EMULATED}", NESTED)
     return Check("kvm", PASS, "boots a kernel")
 
 
-def _kernel() -> Path | None:
-    """Return a kernel to try: one of the store, else the one that this host runs."""
-    from banger_tools.store import kernels
-
+def _kernel() -> manifest.Kernel | None:
+    """Return a kernel of the store to try, the first that is whole."""
     for name in kernels.listed():
         try:
             kernels.find(name)
         except errors.BangerError:  # told by the check of the kernels
             continue
-        found = kernels.described(kernels.root() / name, name)
-        return Path(found.vmlinuz or found.kernel)
-    own = Path(f"/boot/vmlinuz-{platform.release()}")
-    return own if os.access(own, os.R_OK) else None
+        return kernels.described(kernels.root() / name, name)
+    return None
+
+
+def _open(device: Path) -> None:
+    os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+
+
+def _opens(device: Path) -> bool:
+    try:
+        _open(device)
+    except OSError:
+        return False
+    return True
 
 
 def vsock() -> Iterator[Check]:
     """Check whether QEMU's machines are reached over vsock; nothing is lost where they are not."""
     try:
-        os.close(os.open(VHOST_VSOCK, os.O_RDWR | os.O_CLOEXEC))
+        _open(VHOST_VSOCK)
     except OSError as error:
         why = f"{VHOST_VSOCK} cannot be opened: {errors.reason(error)}"
         yield Check("vsock", PASS, f"not used by QEMU, whose machines are reached over virtio-serial ({why})")

@@ -79,13 +79,21 @@ def machines() -> Iterator[Check]:
         except errors.BangerError as error:
             yield Check("machines", FAIL, error.message, f"banger vm delete --force {name}")
             continue
-        if life.state(record) == "ended":
-            mend = f"banger vm start {name} goes on with its disks, banger vm delete {name} removes it"
-            yield Check("machines", WARN, f"the VM '{name}' ended {_how(record)}", mend)
-        else:
+        how = life.condition(record)
+        if how.state in ("running", "stopped") and how.reason is None:
             whole.append(name)
+        else:
+            yield _unwell(name, how)
     if whole or not vms.listed():
         yield Check("machines", PASS, _counted(whole, "VM"))
+
+
+def _unwell(name: str, how: life.Condition) -> Check:
+    """Return the warning of a machine that ended by itself, or whose monitor has something to say."""
+    is_over = how.state == "ended"
+    detail = f"the VM '{name}' {'' if is_over else 'is '}{how.state}" + (f": {how.reason}" if how.reason else "")
+    again = f"banger vm start {name} goes on with its disks, banger vm delete --force {name} removes it"
+    return Check("machines", WARN, detail, again if is_over else f"banger vm logs --vmm {name}")
 
 
 def _check_files(name: str, record: specs.Record) -> None:
@@ -97,13 +105,6 @@ def _check_files(name: str, record: specs.Record) -> None:
             records.check_file(folder, disk.file, vms.WHAT)
     for path in filter(None, (record.spec.boot.kernel, record.spec.boot.initrd)):
         records.check_file(folder, str(Path(path).relative_to(folder)), vms.WHAT)
-
-
-def _how(record: specs.Record) -> str:
-    from banger_tools.vmm import holder
-
-    assert record.process is not None
-    return "by itself" if record.process.boot_id == holder.boot_id() else "when this host was restarted"
 
 
 def leftovers() -> Iterator[Check]:
