@@ -74,8 +74,8 @@ class Namespace:
 
     def state(self) -> tuple[str, ...]:
         """Return all that a machine could have changed: links, addresses, routes, rules, sysctls."""
-        shown = ("ip -o addr", "ip route show table all", "nft list ruleset", "sysctl net.ipv4.ip_forward")
-        return tuple(self.run(*words.split()).stdout for words in shown)
+        shown = ("ip -4 -o addr", "ip -4 route show table all", "nft list ruleset", "sysctl net.ipv4.ip_forward")
+        return (" ".join(self.links()), *(self.run(*words.split()).stdout for words in shown))
 
     def serves(self, port: int, *, bind: str = "0.0.0.0", udp: bool = False) -> subprocess.Popen[bytes]:
         """Have somebody listen who answers with the address of who asks."""
