@@ -265,7 +265,7 @@ _banger_about() {
     'banger vm start')
       options='--all --wait= --timeout= --quiet --progress= --help --version -v' argument=any
       case $2 in
-        --wait) value='words agent none' ;;
+        --wait) value='any' ;;
         --timeout) value='any' ;;
         --progress) value='words auto always never json' ;;
       esac

@@ -80,10 +80,10 @@ def remove(name: str) -> int:
         return 0
 
 
-def sweep() -> tuple[list[str], int]:
+def sweep(*, dry_run: bool) -> tuple[list[str], int]:
     """Remove what makers and deleters left that were killed; return the names, and the bytes."""
     taken = {path.name: usage.disk(path) for path in staging.unfinished(vms.root())}
-    removed = staging.sweep(vms.root())
+    removed = staging.sweep(vms.root(), dry_run=dry_run)
     return removed, sum(taken.get(name, 0) for name in removed)
 
 
@@ -121,8 +121,15 @@ def prune(names: Sequence[str]) -> tuple[Pruned, int]:
             sizes_of[name] = size
 
     status = several.in_turn(names, one)
-    leftovers, freed = sweep()
+    leftovers, freed = sweep(dry_run=False)
     return Pruned(list(sizes_of), leftovers, taps.sweep(may_run), freed + sum(sizes_of.values())), status
+
+
+def previewed(names: Sequence[str]) -> Pruned:
+    """Return what would go."""
+    leftovers, freed = sweep(dry_run=True)
+    left = [tap.name for tap in taps.leftovers(may_run)]
+    return Pruned(list(names), leftovers, left, freed + sum(usage.disk(vms.folder(name)) for name in names))
 
 
 def report(done: Pruned, *, dry_run: bool) -> str:
@@ -137,12 +144,7 @@ def work(arguments: cli.Arguments) -> int:
     """Prune, and say what went."""
     names, status, dry_run = prunable(), 0, bool(arguments["--dry-run"])
     if dry_run:
-        done = Pruned(
-            names,
-            [],
-            [tap.name for tap in taps.leftovers(may_run)],
-            sum(usage.disk(vms.folder(name)) for name in names),
-        )
+        done = previewed(names)
     elif names and not arguments["--force"] and not agreed(names):
         return 0
     else:

@@ -8,14 +8,14 @@ Arguments:
 
 Options:
   --all              Start all machines that do not run.
-  --wait=WHAT        Return when the agent answers, or at once: agent or none [default: agent].
-  --timeout=SECONDS  How long to wait for the agent [default: 120].
+  --wait=WHAT        Return when this answers: agent, ssh, or none for at once [default: agent].
+  --timeout=SECONDS  How long to wait for that [default: 120].
   @talk
 
 Description:
   A machine goes on with the disks that it has. One whose agent does not answer in time is ended again, and so is one
-  whose start is interrupted. What a run left that ended by itself is cleaned up first: a guest that powered off, a
-  monitor that died, a host that was restarted.
+  whose start is interrupted; one whose sshd is late runs on to be looked at. What a run left that ended by itself is
+  cleaned up first: a guest that powered off, a monitor that died, a host that was restarted.
 
   Several machines are started side by side, and one that fails stops no other; the exit status is that of the
   first failure in the order of the names.
@@ -31,7 +31,7 @@ Exit status:
   66  there is no such machine
   69  the machine did not start
   73  it runs already, or a port of this host is taken
-  75  the agent did not answer in time, or another command kept the machine for a minute
+  75  the agent or sshd did not answer in time, or another command kept the machine for a minute
   130  interrupted; a machine that did not answer yet does not run
   143  terminated; a machine that did not answer yet does not run
 
@@ -48,9 +48,10 @@ from banger_tools import cli, errors
 
 
 class Options(NamedTuple):
-    """How long to wait for the agent, in seconds; None: not at all."""
+    """What to wait for, `agent`, `ssh` or `none`, and how many seconds."""
 
-    patience: float | None
+    awaited: str
+    timeout: float
 
     @classmethod
     def from_arguments(cls, arguments: cli.Arguments) -> Options:
@@ -58,17 +59,22 @@ class Options(NamedTuple):
         from banger_tools.vmm import spec as specs
 
         timeout, awaited = specs.parse_timeout(arguments["--timeout"]), arguments["--wait"]
-        if awaited not in ("agent", "none"):
-            raise errors.BadUsage(f"--wait: '{awaited}' is none of agent, none")
-        return cls(timeout if awaited == "agent" else None)
+        if awaited not in ("agent", "ssh", "none"):
+            raise errors.BadUsage(f"--wait: '{awaited}' is none of agent, ssh, none")
+        return cls(awaited, timeout)
 
 
 def start(name: str, options: Options) -> None:
-    """Start a machine, and wait for its agent if that was asked."""
-    from banger_tools.vmm import life
+    """Start a machine, and wait for what was asked."""
+    import time
 
+    from banger_tools.vmm import life, ssh
+
+    deadline = time.monotonic() + options.timeout
     with life.held(name):
-        life.start(name, None if options.patience is None else life.answering(options.patience))
+        record = life.start(name, None if options.awaited == "none" else life.answering(options.timeout))
+    if options.awaited == "ssh":
+        ssh.wait(record, deadline)
 
 
 def work(arguments: cli.Arguments) -> int:
