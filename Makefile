@@ -59,6 +59,12 @@ test-packages:
 test: setup test-packages $(READY_TEST) ## set up and run every test that this machine can run
 	$(PYTHON_BIN) -P -m pytest $(PYTEST_ARGS)
 
+smoke: setup test-packages $(READY_TEST) ## go through what a user does from day to day, each scenario with a real machine
+	$(PYTHON_BIN) -P -m pytest tests/smoke -v --no-header --durations=0 --durations-min=10 $(PYTEST_ARGS)
+
+smoke-list: $(READY_TEST) ## list these scenarios
+	@$(PYTHON_BIN) -P -m pytest tests/smoke --collect-only -qq $(PYTEST_ARGS) | sed -n 's/.*test_\([a-z]*\)\.py::test_/\1: /; s/_/ /gp'
+
 lint: setup test-packages $(READY_TEST) ## run the linters only
 	$(PYTHON_BIN) -P -m pytest tests/test_linters.py $(PYTEST_ARGS)
 
@@ -75,4 +81,4 @@ clean: ## remove what was made here, the demo's folder too
 	  .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup packages test-packages test lint demo docs clean
+.PHONY: help setup packages test-packages test smoke smoke-list lint demo docs clean
