@@ -101,3 +101,13 @@ def home(bootable_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """That home, as the one that programs use."""
     monkeypatch.setenv("BANGER_HOME", str(bootable_home))
     return bootable_home
+
+
+@pytest.fixture(scope="session")
+def visited(bootable_home: Path) -> Iterator[str]:
+    """The name of a machine of that home that tests of several files visit, and leave as it was."""
+    env = {"BANGER_HOME": str(bootable_home)}
+    done = support.run("bg-boot", "--image=tiny", "--name=visited", "--memory=256M", "--timeout=300", env=env)
+    assert done.returncode == 0, done.stderr.decode()
+    yield "visited"
+    support.run("banger", "vm", "delete", "visited", "--force", env=env)

@@ -20,8 +20,9 @@ Description:
   gets what is new, and files are replaced. Symlinks are copied as such; a source that is one is followed only if a
   slash comes after it.
 
-  Modes and times are kept. In the guest all belongs to root, on this host to you, and nothing is set-id there:
-  --archive keeps owners by their numbers, and what else there is. Nothing that a guest sends gets out of the target.
+  Modes and the times of files are kept. In the guest all belongs to root, on this host to you, and there nothing is
+  set-id: --archive keeps owners by their numbers, and what else there is. Nothing that a guest sends gets out of the
+  target.
 
 Examples:
   $ banger vm cp site/. web:/var/www
