@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from banger_tools import errors, folder
+from banger_tools import errors
 from banger_tools.tree import Entry, Segments, SourceFile
+
+if TYPE_CHECKING:
+    from banger_tools.folder import Opener
 
 
 @contextlib.contextmanager
@@ -46,11 +50,8 @@ class Contents:
 
     def __init__(self, sources: Sequence[SourceFile], descriptors: Sequence[int]) -> None:
         self.descriptors = descriptors
-        self.openers = {
-            number: folder.Opener(descriptors[number], source.path)
-            for number, source in enumerate(sources)
-            if source.folder
-        }
+        folders = {number: source.path for number, source in enumerate(sources) if source.folder}
+        self.openers = {number: _opener(descriptors[number], path) for number, path in folders.items()}
 
     @contextlib.contextmanager
     def file(self, entry: Entry) -> Iterator[tuple[int, Segments]]:
@@ -78,6 +79,12 @@ class Contents:
         """Close the folders that are still open."""
         for opener in self.openers.values():
             opener.leave()
+
+
+def _opener(descriptor: int, path: str) -> Opener:
+    from banger_tools import folder  # most trees need none
+
+    return folder.Opener(descriptor, path)
 
 
 @contextlib.contextmanager

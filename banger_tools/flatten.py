@@ -138,14 +138,14 @@ def _absolute(name: str) -> Path:
 
 def refuse_outputs(options: Options, artifact: Path) -> None:
     """Raise CannotCreate or BadUsage, before any work, if something that is to be written cannot be."""
-    from banger_tools import unpack
-
     targets = list(filter(None, [artifact if options.keeps_tree else None, options.tar_file, options.manifest]))
     for number, target in enumerate(targets):
         files.refuse_existing(target, force=options.outputs.force)
         if target in [*targets[:number], options.folder]:
             raise errors.BadUsage(f"'{target}' is to be two outputs", "give each a name of its own")
     if options.folder is not None:
+        from banger_tools import unpack
+
         unpack.refuse_taken(options.folder)
     if options.tar == STDOUT and sys.stdout.isatty():
         raise errors.BadUsage("stdout is a terminal, which cannot show a tar", "give --tar a file, or pipe it on")

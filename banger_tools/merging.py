@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -146,9 +145,7 @@ def merge(parts: Sequence[Part], rules: Rules, *, literal: bool = False) -> Tree
 
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(_opened(part)) for part in parts]
-        pool = stack.enter_context(ThreadPoolExecutor(1))
-        checks = [pool.submit(_digest, *pair, thorough=rules.thorough) for pair in zip(opened, parts, strict=True)]
-        stack.callback(_cancel, checks)
+        digest_of = stack.enter_context(_hashing(opened, parts, thorough=rules.thorough))
         readers = {n: _reader(part, rules) for n, part in enumerate(parts) if part.kind != identify.TAR}
         archives = [(part.label, _members(part, opened[n], readers.get(n))) for n, part in enumerate(parts)]
         with collection.paused(), console.step("replayed the layers"):
@@ -159,7 +156,7 @@ def merge(parts: Sequence[Part], rules: Rules, *, literal: bool = False) -> Tree
         if any(part.kind == identify.TAR and not part.vouched for part in parts):
             _warn_of_image(entries)
         with console.step("checked the diff_ids"):
-            digests = [check.result() for check in checks]
+            digests = [digest_of(number) for number in range(len(parts))]
     sources = [_sources(part, digests[n], readers.get(n)) for n, part in enumerate(parts)]
     if readers:
         _place(entries, readers, [len(found) for found in sources])
@@ -216,26 +213,45 @@ def _opened(part: Part) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _digest(descriptor: int, part: Part, *, thorough: bool) -> str | None:
-    """Return the digest of a whole tar, or what its mark stands for; hashing leaves the interpreter free."""
+@contextlib.contextmanager
+def _hashing(
+    descriptors: Sequence[int], parts: Sequence[Part], *, thorough: bool
+) -> Iterator[Callable[[int], str | None]]:
+    """Hash the tars that carry no mark, or all, in a thread while the body runs; it leaves the interpreter free.
+
+    Yield what waits for the digest of a part by its number, and knows without hashing what a mark stands for.
+    """
+    tars = [number for number, part in enumerate(parts) if part.kind == identify.TAR]
+    unknown = [number for number in tars if thorough or not _is_marked(descriptors[number], parts[number])]
+    if not unknown:  # as usual, and threads take long to load
+        yield lambda number: parts[number].diff_id
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        checks = {number: pool.submit(_digest, descriptors[number], parts[number].diff_id) for number in unknown}
+        try:
+            yield lambda number: checks[number].result() if number in checks else parts[number].diff_id
+        finally:
+            for check in checks.values():
+                check.cancel()
+
+
+def _is_marked(descriptor: int, part: Part) -> bool:
     from banger_tools.oci import mark
 
-    if part.kind != identify.TAR:
-        return None
-    if part.diff_id and not thorough and mark.stands(os.fstat(descriptor), part.diff_id):
-        return part.diff_id
-    algorithm = (part.diff_id or "sha256").partition(":")[0]
+    return part.diff_id is not None and mark.stands(os.fstat(descriptor), part.diff_id)
+
+
+def _digest(descriptor: int, diff_id: str | None) -> str:
+    """Return the digest of a whole tar, by the algorithm of its diff_id."""
+    algorithm = (diff_id or "sha256").partition(":")[0]
     digest = hashlib.new(algorithm)
     offset = 0
     while chunk := os.pread(descriptor, CHUNK, offset):
         digest.update(chunk)
         offset += len(chunk)
     return f"{algorithm}:{digest.hexdigest()}"
-
-
-def _cancel(checks: Sequence[Future[str | None]]) -> None:
-    for check in checks:
-        check.cancel()
 
 
 def _sources(part: Part, digest: str | None, reader: Reader | None) -> list[SourceFile]:

@@ -7,7 +7,6 @@ an error of errors.py at once.
 from __future__ import annotations
 
 import contextlib
-import email.utils
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -227,6 +226,8 @@ def retry_after(value: str | None) -> float | None:
     if value.strip().isascii() and value.strip().isdigit():
         return float(value)
     with contextlib.suppress(ValueError, TypeError, OverflowError):
+        import email.utils
+
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     return None
 

@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from banger_tools import console, errors, manifest, sizes
-from banger_tools.oci import container, daemon, layer, limits, local, place, platforms, reference, remote
+from banger_tools.oci import container, layer, limits, local, place, platforms, reference, remote
 from banger_tools.oci import digest as digests
 from banger_tools.oci.cache import Cache
 from banger_tools.oci.cancel import Cancel, run_all
@@ -77,6 +77,8 @@ def open_image(ref: reference.Reference, cache: Cache, wants: Wants, cancel: Can
                 saved = local.DockerArchiveSource(archive)
                 yield saved, saved.resolve_saved(ref.name, str(ref), wants.platform)
         case reference.Daemon():
+            from banger_tools.oci import daemon
+
             with daemon.opened(ref, cache.partial, wants.limits.image) as archive:
                 saved = local.DockerArchiveSource(archive)
                 yield saved, saved.resolve_saved(None, str(ref), wants.platform)
