@@ -34,6 +34,7 @@ Commands:
   vm ssh          Log into a machine that runs by ssh.
   vm cp           Copy files and folders to and from machines that run.
   vm logs         Show what a machine wrote to its console.
+  ssh-config      Let `ssh NAME.vm` lead into machines.
   cache list      List what is in the cache.
   cache prune     Remove from the cache what was not used for long.
   build           Run any part of the pipe and keep what it makes.
@@ -102,7 +103,7 @@ def work(arguments: cli.Arguments) -> int:
     """Run one command, in this process, with the options on talking that came before it."""
     commands = list(docs.commands(docs.parse(__doc__ or "")))
     name, rest = choose([arguments["COMMAND"], *arguments["ARGUMENTS"]], commands)
-    module = importlib.import_module(f"banger_tools.commands.{name.replace(' ', '_')}")
+    module = importlib.import_module(f"banger_tools.{docs.command_module(name)}")
     return int(module.main([*console.passed_on(), *rest]))
 
 

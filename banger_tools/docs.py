@@ -14,7 +14,7 @@ _HEADING = re.compile(rf"^({'|'.join(HEADINGS)}):[ \t]*$", re.MULTILINE)
 _OPTION = re.compile(
     r"^  (?:(-\w)(?: ([A-Z_:.|]+))?, )?(--[a-z0-9-]+)(?:=(\S+))?(?:  +(.*))?$|^  (-\w)(?: ([A-Z_:.|]+))?(?:  +(.*))?$"
 )
-_COMMAND = re.compile(r"^  ([a-z]+(?: [a-z]+)*)  +(\S.*)$")
+_COMMAND = re.compile(r"^  ([a-z-]+(?: [a-z-]+)*)  +(\S.*)$")
 
 
 class Option(NamedTuple):
@@ -60,6 +60,11 @@ def commands(manual: Manual) -> dict[str, str]:
     """Return the commands of a Commands section and what each does: `  image pull  Make an image.`"""
     lines = manual.sections.get("Commands", "").splitlines()
     return {match[1]: match[2] for line in lines if (match := _COMMAND.match(line))}
+
+
+def command_module(name: str) -> str:
+    """Return the module of a command of the driver by its name: that of `image pull` is commands.image_pull."""
+    return f"commands.{re.sub('[ -]', '_', name)}"
 
 
 def _options(body: str) -> list[Option]:

@@ -37,7 +37,7 @@ def manual_of(module: str) -> docs.Manual:
 def manuals() -> dict[str, docs.Manual]:
     """Return the manuals of all programs and of the driver's commands, by name."""
     tools = [manual_of(tool) for tool in TOOLS]
-    commands = [manual_of(f"commands.{name.replace(' ', '_')}") for name in docs.commands(tools[-1])]
+    commands = [manual_of(docs.command_module(name)) for name in docs.commands(tools[-1])]
     return {manual.name: manual for manual in (*tools, *commands)}
 
 

@@ -376,6 +376,14 @@ _banger_about() {
         --progress) value='words auto always never json' ;;
       esac
       ;;
+    'banger ssh-config')
+      options='--install --uninstall --file= --connect= --quiet --progress= --help --version -v' argument=any
+      case $2 in
+        --file) value='file' ;;
+        --connect) value='any' ;;
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
     'banger cache list')
       options='--json --quiet --progress= --help --version -v' argument=any
       case $2 in
@@ -449,6 +457,7 @@ vm exec
 vm ssh
 vm cp
 vm logs
+ssh-config
 cache list
 cache prune
 build

@@ -27,11 +27,10 @@ class Attachment(Struct, frozen=True):
 
 
 class Owner(Struct, frozen=True):
-    """Whose a tap is: a machine by its name and its folder, and the user who opens it (None: ourselves)."""
+    """Whose a tap is: a machine by its name and its folder."""
 
     name: str
     folder: str
-    uid: int | None = None
 
     def mark(self) -> str:
         """Return the owner as a link's alias: printable, without blanks in the folder, and not too long."""

@@ -11,11 +11,12 @@ import fcntl
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Interface
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import structs
 
+from banger_tools import errors
 from banger_tools.net import attachment, bridge, links, nat, pool, resolvers, rights
 from banger_tools.net.attachment import Attachment, Owner
 from banger_tools.net.links import Link
@@ -73,12 +74,18 @@ def attach(owner: Owner, *, wish: str | None, nat: bool, forwards: Sequence[Forw
 def lead(attached: Attachment, *, nat: bool, forwards: Sequence[Forward]) -> Attachment:
     """Let a machine that has its tap reach what the host reaches, or no longer, and return how it stands then.
 
-    Raises what `attach` does.
+    Raises what `attach` does, and NoInput if the tap is not its own any more.
     """
     check()
-    address = IPv4Address(attached.address.partition("/")[0])
     with _locked():
-        _lead(pool.configured(), address, through=nat, forwards=forwards)
+        there = links.listed()
+        tap = next((tap for tap in _ours(there) if (tap.name, tap.mark) == (attached.tap, attached.mark)), None)
+        if tap is None or tap.bridge not in there:
+            raise errors.NoInput(f"the tap '{attached.tap}' is gone")
+        # what config.toml says by now may be something else
+        own = IPv4Interface(attached.address)
+        settled = Pool(own.network, IPv4Address(attached.gateway), tap.bridge)
+        _lead(settled, own.ip, through=nat, forwards=forwards)
     return structs.replace(attached, nat=nat)
 
 
@@ -99,11 +106,11 @@ def _may_be_there(folder: str) -> bool:
 
 
 def _plug(settled: Pool, owner: Owner, address: IPv4Address) -> None:
-    """Make a tap that one user may open, and put it into the bridge."""
-    name, uid = pool.tap_name(address), os.getuid() if owner.uid is None else owner.uid
+    """Make a tap that we may open without any right, and put it into the bridge."""
+    name = pool.tap_name(address)
     links.change(
         [
-            f"tuntap add dev {name} mode tap user {uid}",
+            f"tuntap add dev {name} mode tap user {os.getuid()}",
             f'link set {name} alias "{owner.mark()}"',
             f"link set {name} master {settled.bridge} up",
         ]
@@ -128,8 +135,6 @@ def _lead(settled: Pool, address: IPv4Address, *, through: bool, forwards: Seque
 
 def _undo(mark: str) -> None:
     """Take back what a machine got, without hiding what went wrong."""
-    from banger_tools import errors
-
     with contextlib.suppress(errors.BangerError):
         for tap in _ours(links.listed()):
             if tap.mark in (mark, ""):

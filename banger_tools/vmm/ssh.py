@@ -135,6 +135,10 @@ def command(record: specs.Record, known: Path, user: str, options: Sequence[str]
     return [*given, *port, *options, "-l", user, "--", place.host if place else name, *remote]
 
 
+def relay(name: str) -> list[str]:
+    """Return the command line of a program that is the way to a machine's sshd on its stdin and stdout."""
+    return [sys.executable, "-P", "-m", "banger_tools.banger", "-q", "vm", "exec", "--no-tty", name, *_SSHD]
+
+
 def _proxy(name: str) -> str:
-    argv = [sys.executable, "-P", "-m", "banger_tools.banger", "-q", "vm", "exec", "--no-tty", name, *_SSHD]
-    return shlex.join(argv).replace("%", "%%")
+    return shlex.join(relay(name)).replace("%", "%%")
