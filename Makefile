@@ -63,7 +63,8 @@ smoke: setup test-packages $(READY_TEST) ## go through what a user does from day
 	$(PYTHON_BIN) -P -m pytest tests/smoke -v --no-header --durations=0 --durations-min=10 $(PYTEST_ARGS)
 
 smoke-list: $(READY_TEST) ## list these scenarios
-	@$(PYTHON_BIN) -P -m pytest tests/smoke --collect-only -qq $(PYTEST_ARGS) | sed -n 's/.*test_\([a-z]*\)\.py::test_/\1: /; s/_/ /gp'
+	@$(PYTHON_BIN) -P -m pytest tests/smoke --collect-only -q $(PYTEST_ARGS) | \
+	  sed -n '/::test_/{s/.*test_\([a-z]*\)[.]py::test_/\1: /; y/_/ /; p}'
 
 lint: setup test-packages $(READY_TEST) ## run the linters only
 	$(PYTHON_BIN) -P -m pytest tests/test_linters.py $(PYTEST_ARGS)

@@ -78,12 +78,12 @@ def kill(name: str) -> None:
 
 @contextlib.contextmanager
 def temporary(name: str, *options: str) -> Iterator[str]:
-    """Make a machine, and delete it in the end."""
+    """Make a machine, and delete it in the end if it is still there."""
     banger("vm", "create", "--image=tiny", f"--name={name}", *options)
     try:
         yield name
     finally:
-        banger("vm", "delete", "--force", name)
+        support.run("banger", "vm", "delete", "--force", name)
 
 
 def fsck(disk: Path) -> int:
