@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from banger_tools import errors
-from banger_tools.vmm import disks, guest_config, holder, interface, probe, qemu, qmp
+from banger_tools.vmm import guest_config, holder, probe, qmp
 from banger_tools.vmm import spec as specs
-from tests import machines, support
+from tests import support
 
 SPEC = specs.Spec(
     "id",
@@ -253,44 +253,6 @@ def test_lying_qmp_ends_with_an_error(tmp_path: Path, answers: list[bytes], erro
     assert time.monotonic() - began < 3
 
 
-def command(spec: specs.Spec = SPEC, folder: Path = Path("/nowhere"), accelerator: str = "tcg") -> str:
-    support.need("qemu-system-x86_64")
-    return " ".join(qemu.command(interface.Run(spec, folder, accelerator, None)))
-
-
-def test_qemu_is_started_with_nothing_but_what_is_asked(tmp_path: Path) -> None:
-    line = command()
-    for words in ("-nodefaults", "-no-user-config", "-no-reboot", "-smp 2 -m 512", "q35,accel=tcg", "-sandbox on"):
-        assert words in line
-    assert line.count("virtserialport") == qemu.PORTS
-    assert "accel=kvm" in command(accelerator="kvm")
-    assert "-netdev" not in command(structs.replace(SPEC, net="none"))
-
-
-def test_disks_come_in_the_order_that_the_guest_is_told(tmp_path: Path) -> None:
-    assert command(folder=tmp_path).count("-drive") == 2
-    (tmp_path / specs.WORK_DISK).touch()
-    line = command(folder=tmp_path)
-    assert line.index("root.ext4") < line.index("work.ext4") < line.index("config.img")
-    assert "file=config.img,readonly=on" in line
-
-
-def test_ports_are_forwarded_on_loopback_only_unless_asked() -> None:
-    spec = structs.replace(SPEC, forwards=[specs.Forward(8080, 80), specs.Forward(53, 5353, "0.0.0.0", "udp")])
-    assert "hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=udp:0.0.0.0:53-:5353" in command(spec)
-
-
-def test_kernel_without_an_initrd_starts_the_init_in_the_image() -> None:
-    assert "init=" not in qemu.kernel_line(SPEC, "kvm")
-    bare = structs.replace(SPEC, boot=specs.Boot("/k", append="debug  x=1"))
-    assert qemu.kernel_line(bare, "kvm").endswith(" init=/usr/local/libexec/banger-init debug x=1")
-
-
-def test_unknown_architecture_is_refused() -> None:
-    with pytest.raises(errors.Unavailable, match="riscv"):
-        qemu.check(structs.replace(SPEC, architecture="riscv"))
-
-
 Script = Callable[[str], str]
 
 
@@ -358,42 +320,3 @@ def test_kvm_that_cannot_be_opened_is_not_tried(
     monkeypatch.setattr(probe, "DEVICE", Path("/no/such/device"))
     answer = probe.kvm(fake_qemu(REACHED), "1", kernel)
     assert (answer.usable, "no such file" in answer.reason) == (False, True)
-
-
-def fsck(disk: Path) -> None:
-    done = subprocess.run(["e2fsck", "-fn", str(disk)], capture_output=True, env=support.environment())
-    assert done.returncode == 0, done.stdout.decode()
-
-
-def free_bytes(disk: Path) -> int:
-    text = subprocess.run(["dumpe2fs", "-h", str(disk)], capture_output=True, env=support.environment()).stdout.decode()
-    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    return int(fields["Free blocks"]) * int(fields["Block size"])
-
-
-def test_grown_disk_has_its_filesystem_grown_and_its_content(tmp_path: Path) -> None:
-    content = tmp_path / "content"
-    content.mkdir()
-    (content / "file").write_text("kept")
-    source = machines.mke2fs(tmp_path / "source", content, "16M")
-    disks.place(source, tmp_path / "disk", 1 << 30, "--disk")
-    fsck(tmp_path / "disk")
-    assert free_bytes(tmp_path / "disk") > 900 << 20
-    assert (tmp_path / "disk").stat().st_blocks * 512 < 64 << 20
-    argv = ["debugfs", "-R", "cat /file", str(tmp_path / "disk")]
-    assert subprocess.run(argv, capture_output=True, env=support.environment()).stdout == b"kept"
-
-
-def test_disk_does_not_shrink(tmp_path: Path) -> None:
-    source = machines.mke2fs(tmp_path / "source", size="16M")
-    with pytest.raises(errors.BadUsage, match="--disk"):
-        disks.place(source, tmp_path / "disk", 8 << 20, "--disk")
-    assert not (tmp_path / "disk").exists()
-
-
-def test_empty_work_disk_is_a_home_that_sshd_accepts(tmp_path: Path) -> None:
-    disks.empty(tmp_path / "work", 64 << 20)
-    fsck(tmp_path / "work")
-    argv = ["debugfs", "-R", "stat <2>", str(tmp_path / "work")]
-    said = subprocess.run(argv, capture_output=True, env=support.environment()).stdout.decode()
-    assert "Type: directory    Mode:  0700" in said

@@ -128,10 +128,9 @@ def _disks(run: Run, built: Machine) -> list[str]:
 
 
 def _throttle(limits: specs.Limits) -> str:
-    """Return the words that hold the disks of a machine, together, to its limits."""
+    """Return the words that hold a disk to the machine's limits."""
     asked = {"bps-total": limits.disk_bytes, "iops-total": limits.disk_operations}
-    words = [f",throttling.{name}={most}" for name, most in asked.items() if most]
-    return "".join([*words, ",throttling.group=disks"]) if words else ""
+    return "".join(f",throttling.{name}={most}" for name, most in asked.items() if most)
 
 
 def _network(run: Run, built: Machine) -> list[str]:
