@@ -80,10 +80,10 @@ def remove(name: str) -> int:
         return 0
 
 
-def sweep(*, dry_run: bool) -> tuple[list[str], int]:
+def sweep() -> tuple[list[str], int]:
     """Remove what makers and deleters left that were killed; return the names, and the bytes."""
-    taken = {path.name: usage.disk(path) for path in staging.unfinished(vms.root())}
-    removed = staging.sweep(vms.root(), dry_run=dry_run)
+    taken = {path.name: usage.disk(path) for path in staging.abandoned(vms.root())}
+    removed = staging.sweep(vms.root())
     return removed, sum(taken.get(name, 0) for name in removed)
 
 
@@ -121,15 +121,16 @@ def prune(names: Sequence[str]) -> tuple[Pruned, int]:
             sizes_of[name] = size
 
     status = several.in_turn(names, one)
-    leftovers, freed = sweep(dry_run=False)
+    leftovers, freed = sweep()
     return Pruned(list(sizes_of), leftovers, taps.sweep(may_run), freed + sum(sizes_of.values())), status
 
 
 def previewed(names: Sequence[str]) -> Pruned:
     """Return what would go."""
-    leftovers, freed = sweep(dry_run=True)
+    leftovers, machines = staging.abandoned(vms.root()), map(vms.folder, names)
     left = [tap.name for tap in taps.leftovers(may_run)]
-    return Pruned(list(names), leftovers, left, freed + sum(usage.disk(vms.folder(name)) for name in names))
+    freed = sum(map(usage.disk, (*machines, *leftovers)))
+    return Pruned(list(names), [path.name for path in leftovers], left, freed)
 
 
 def report(done: Pruned, *, dry_run: bool) -> str:

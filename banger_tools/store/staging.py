@@ -100,8 +100,8 @@ def sync_tree(folder: Path) -> None:
         files.sync_folder(Path(place))
 
 
-def sweep(parent: Path, *, dry_run: bool = False) -> list[str]:
-    """Remove the staging folders whose makers died, unless `dry_run`, and return their names."""
+def sweep(parent: Path) -> list[str]:
+    """Remove the staging folders whose makers died, and return their names."""
     removed = []
     for folder in unfinished(parent):
         with contextlib.suppress(OSError), _locked(folder, fcntl.LOCK_EX):  # others sweep, or it is not ours to remove

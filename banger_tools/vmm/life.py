@@ -22,7 +22,7 @@ from banger_tools.store import staging, vms
 from banger_tools.vmm import disks, guest_config, holder, interface
 from banger_tools.vmm import spec as specs
 
-START_SECONDS = 20.0  # for the monitor itself to answer
+START_SECONDS = 60.0  # for the monitor itself to answer, on a host that does much else; its end is seen at once
 LOCK_SECONDS = 60.0
 _LOG_LINES, _LOG_BYTES = 12, 16384
 _AGENT_SECONDS = 10.0  # for a machine that is only just booting, too
