@@ -12,6 +12,7 @@ import pytest
 from msgspec import structs
 
 from banger_tools import errors
+from banger_tools.agent import transport
 from banger_tools.kernel import bootable
 from banger_tools.kernel.features import FEATURES, State
 from banger_tools.vmm import fit, interface, probe, qemu, qemu_machine, qemu_vsock
@@ -183,6 +184,13 @@ def test_host_without_vhost_vsock_has_no_address(monkeypatch: pytest.MonkeyPatch
     for device in ("/no/such/device", os.devnull):  # not there, and there in name only
         monkeypatch.setattr(qemu_vsock, "DEVICE", Path(device))
         assert qemu_vsock.free_cid("id") is None
+
+
+def test_address_that_no_guest_has_ends_in_time() -> None:
+    began = time.monotonic()
+    with pytest.raises(errors.Retry, match="does not answer"):
+        transport.vsock(0x7FFFFFF0)(began + 0.5)
+    assert time.monotonic() - began < 60
 
 
 def test_taken_address_is_passed_over_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:

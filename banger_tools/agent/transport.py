@@ -229,12 +229,27 @@ def unix(path: Path) -> Connector:
     return lambda deadline: _retry(attempt, deadline)
 
 
+def _retry_patiently(attempt: Callable[[float], Connection | None], deadline: float) -> Connection:
+    """Try, each time until a later moment, until there is a connection; raises Retry at the deadline.
+
+    The first ones may be lost: to a guest that still boots, or that was just restored. So little time for them, and
+    more for those that follow, or a host under load would give each of them up too early.
+    """
+    began = time.monotonic()
+
+    def patient() -> Connection | None:
+        now = time.monotonic()
+        return attempt(min(deadline, now + max(_FIRST_ANSWER, 2 * (now - began))))
+
+    return _retry(patient, deadline)
+
+
 def vsock(cid: int, port: int = AGENT_PORT) -> Connector:
     """Return a connector over the host's own AF_VSOCK (a QEMU guest with /dev/vhost-vsock)."""
 
-    def attempt() -> Connection | None:
+    def attempt(deadline: float) -> Connection | None:
         stream = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
-        stream.settimeout(1.0)
+        stream.settimeout(max(deadline - time.monotonic(), _PAUSE))  # of which the kernel takes 2 s at most
         try:
             stream.connect((cid, port))
         except OSError as error:
@@ -244,7 +259,7 @@ def vsock(cid: int, port: int = AGENT_PORT) -> Connector:
             return None
         return Connection(stream)
 
-    return lambda deadline: _retry(attempt, deadline)
+    return lambda deadline: _retry_patiently(attempt, deadline)
 
 
 def firecracker(path: Path, port: int = AGENT_PORT) -> Connector:
@@ -264,18 +279,7 @@ def firecracker(path: Path, port: int = AGENT_PORT) -> Connector:
         connection.close()  # a port where nobody listens is an end of file
         return None
 
-    def connect(deadline: float) -> Connection:
-        began = time.monotonic()
-
-        def patient() -> Connection | None:
-            # after a snapshot's restore the first one is lost: so little time for it, and more for those that follow,
-            # or a host under load would give each of them up too early
-            now = time.monotonic()
-            return attempt(min(deadline, now + max(_FIRST_ANSWER, 2 * (now - began))))
-
-        return _retry(patient, deadline)
-
-    return connect
+    return lambda deadline: _retry_patiently(attempt, deadline)
 
 
 def read_line(connection: Connection, limit: int, deadline: float) -> bytes:
