@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from banger_tools.agent.client import Agent
 
 POWER = "reboot"  # `poweroff` stops the guest's processor and never ends Firecracker
+OVERLAYS = False
 NETWORKS = ("tap", "none")
 PROGRAM = "firecracker"
 LEAST_VERSION = (1, 5)
@@ -212,6 +213,10 @@ def status(record: specs.Record) -> str:
         answer = firecracker_api.ask(_place(record) / API_SOCKET, "GET", "/")
         return str(answer["state"]).lower()
     return "unknown"
+
+
+def resume(record: specs.Record) -> None:
+    """Do nothing: Firecracker pauses no guest by itself, and hands an error of a disk on to it."""
 
 
 def press_power(record: specs.Record) -> None:

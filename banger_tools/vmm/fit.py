@@ -21,7 +21,7 @@ def check(spec: Spec, *, agent: bool) -> None:
     """
     from banger_tools.kernel import bootable
 
-    kernel = understood(spec.boot)
+    kernel = booted_kernel(spec.boot)
     what = f"the kernel '{spec.boot.kernel}'"
     if kernel.architecture != spec.architecture:
         raise errors.BadInput(f"{what} is for {kernel.architecture}, the image for {spec.architecture}")
@@ -60,7 +60,7 @@ def warn_of_promised_ports(forwards: list[Forward]) -> None:
                 console.warning(f"port {forward.host_port} is that of the VM '{name}', too: only one can run at a time")
 
 
-def understood(boot: Boot) -> bootable.Kernel:
+def booted_kernel(boot: Boot) -> bootable.Kernel:
     """Return where a kernel boots: by the record beside it, else by what the files themselves say."""
     from banger_tools.kernel import bootable, config, image, understood
     from banger_tools.store import kernels

@@ -43,6 +43,12 @@ def kvm(program: str, version: str, kernel: Path) -> Answer:
     return _known("kvm", version, kernel, lambda: _boots(argv, DEADLINE))
 
 
+def microvm(program: str, version: str, kernel: Path) -> Answer:
+    """Tell whether a QEMU can boot `kernel` with KVM on its machine without PCI; asks once and remembers."""
+    argv = command(program, kernel, "microvm,acpi=on")
+    return _known("kvm-microvm", version, kernel, lambda: _boots(argv, DEADLINE))
+
+
 def firecracker(program: str, version: str, kernel: Path) -> Answer:
     """Tell whether a Firecracker can boot `kernel`, an uncompressed one; asks the machine once and remembers."""
     return _known("kvm-firecracker", version, kernel, lambda: _boots_in_firecracker(program, kernel))
@@ -98,9 +104,9 @@ def _remembered(record: Path, host: str) -> dict[str, Answer]:
         return {}
 
 
-def command(program: str, kernel: Path) -> list[str]:
+def command(program: str, kernel: Path, kind: str = "q35") -> list[str]:
     """Return the command line of the trial: as near to a real machine as what decides it needs."""
-    machine = ["-machine", "q35,accel=kvm", "-cpu", "max", "-smp", "1", "-m", "256"]
+    machine = ["-machine", f"{kind},accel=kvm", "-cpu", "max", "-smp", "1", "-m", "256"]
     quiet = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"]
     return [program, *machine, *quiet, "-kernel", str(kernel), "-append", "console=ttyS0 panic=-1"]
 
