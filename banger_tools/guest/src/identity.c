@@ -90,17 +90,14 @@ static bool make_private(int fd, mode_t forbidden)
 	return fstat(fd, &status) == 0 && fchown(fd, 0, 0) == 0 && fchmod(fd, status.st_mode & 07777 & ~forbidden) == 0;
 }
 
-/* The same of what is there; a link is left alone: what it leads to may be anything. */
-static void mend(int folder, const char *name, int kind)
+/* The same of what is there, which is returned open; a link is left alone: what it leads to may be anything. */
+static int mend(int folder, const char *name, int kind)
 {
-	struct stat status;
 	int fd = openat(folder, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | kind);
 
-	if (fd < 0)
-		return;
-	if (fstat(fd, &status) == 0 && !S_ISDIR(status.st_mode) == !kind && !make_private(fd, 077))
+	if (fd >= 0 && !make_private(fd, 077))
 		say_errno("cannot set the owner of '%s' in '/root'", name);
-	close(fd);
+	return fd;
 }
 
 static int open_home(void)
@@ -120,12 +117,15 @@ static int open_home(void)
 static void mend_home(void)
 {
 	int home = open_home();
+	int folder = home < 0 ? -1 : mend(home, ".ssh", O_DIRECTORY);
+	int keys = folder < 0 ? -1 : mend(folder, "authorized_keys", 0);
 
-	if (home < 0)
-		return;
-	mend(home, ".ssh", O_DIRECTORY);
-	mend(home, ".ssh/authorized_keys", 0);
-	close(home);
+	if (keys >= 0)
+		close(keys);
+	if (folder >= 0)
+		close(folder);
+	if (home >= 0)
+		close(home);
 }
 
 static void write_keys(char **keys, int folder)
