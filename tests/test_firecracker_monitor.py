@@ -127,6 +127,13 @@ def spec_of(fake: Path) -> specs.Spec:
     return structs.replace(SPEC, boot=specs.Boot(str(fake.parent / "vmlinux")))
 
 
+def test_missing_firecracker_is_told_with_where_it_comes_from(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "search_path", lambda: "/bin")
+    with pytest.raises(errors.Unavailable, match="'firecracker' is not installed") as caught:
+        firecracker.check(spec_of(fake))
+    assert "releases" in str(caught.value.hint)
+
+
 def test_old_firecracker_is_refused_with_its_version(fake: Path) -> None:
     program(fake / "firecracker", "1.4.1")
     with pytest.raises(errors.Unavailable, match=r"Firecracker 1\.4\.1 is too old") as caught:
@@ -292,6 +299,7 @@ for folder, _, names in os.walk("."):
 
 @pytest.mark.firecracker
 def test_jail_lets_firecracker_write_its_disks_and_no_other_file_of_ours(jailed: specs.Spec, folder: Path) -> None:
+    (folder / "jail" / "half").mkdir(parents=True)  # as after a start that was killed
     with started(jailed, folder) as pid:
         user = os.stat(f"/proc/{pid}").st_uid
         assert user in jailer.USERS and threads_with_seccomp(pid) == {"2"}

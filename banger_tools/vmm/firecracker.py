@@ -38,6 +38,16 @@ _STATS_SECONDS = 5
 _POLL = 0.02
 _HOSTS = {"x86_64": "amd64", "aarch64": "arm64"}
 _OTHERWISE = "--vmm qemu can"
+_RELEASES = "it is one file of https://github.com/firecracker-microvm/firecracker/releases; --vmm qemu does without"
+
+
+def find() -> str:
+    """Return the full path of Firecracker; raises Unavailable saying where it comes from."""
+    try:
+        return process.find(PROGRAM)
+    except errors.Unavailable as error:
+        error.hint = _RELEASES
+        raise
 
 
 @functools.cache
@@ -56,7 +66,7 @@ def check(spec: specs.Spec) -> None:
     Whether it boots a kernel here is tried, by Firecracker itself.
     """
     _check_asked(spec)
-    program = process.find(PROGRAM)
+    program = find()
     if tuple(int(part) for part in version().split(".")) < LEAST_VERSION:
         least = ".".join(map(str, LEAST_VERSION))
         raise errors.Unavailable(f"Firecracker {version()} is too old", f"install version {least} or later")
@@ -97,6 +107,7 @@ def prepare(run: Run) -> Launch:
     Raises Unavailable if a disk is none that Firecracker reads.
     """
     spec, folder = run.spec, run.folder
+    clear(folder)  # a start that was killed before it was recorded left what nobody knows of
     for disk in specs.disks(folder, spec.guest):
         if disk.format != "raw":
             raise errors.Unavailable(f"Firecracker cannot read the disk '{disk.file}': it is {disk.format}", _OTHERWISE)
@@ -104,10 +115,10 @@ def prepare(run: Run) -> Launch:
         _write(folder / name, "")
     if spec.jail:
         _write(folder / CONFIG, json.dumps(configuration(run, jailer.KERNEL, jailer.INITRD), indent=1))
-        jail = jailer.Jail(process.find(PROGRAM), _jailed(run), options())
+        jail = jailer.Jail(find(), _jailed(run), options())
         return Launch(jailer.prepare(run, jail), specs.CONSOLE, "firecracker in a jail")
     _write(folder / CONFIG, json.dumps(configuration(run, spec.boot.kernel, spec.boot.initrd), indent=1))
-    return Launch([process.find(PROGRAM), "--id", spec.id, *options()], specs.CONSOLE, "firecracker")
+    return Launch([find(), "--id", spec.id, *options()], specs.CONSOLE, "firecracker")
 
 
 def options() -> list[str]:
