@@ -271,7 +271,7 @@ def test_image_without_a_work_seed_is_told_to_have_an_empty_home(banger_home: Pa
     (folder / "work-seed.ext4").unlink()
     told = only(doctor(), "work seeds")
     assert told[:2] == ("WARN", "the guest's /root will be empty: 'seeded': its 'work-seed.ext4' is missing")
-    assert "banger image pull --force --name=seeded" in told[2]
+    assert "banger image pull --replace --name=seeded" in told[2]
 
 
 def test_what_a_dead_program_left_is_told_and_what_a_living_one_makes_is_not(banger_home: Path) -> None:

@@ -46,7 +46,7 @@ def seeds() -> Iterator[Check]:
     lost = [name for name, (reason, is_own) in found.items() if not is_own]
     if lost:
         named = "; ".join(f"'{name}': {found[name][0]}" for name in lost)
-        again = f"banger image pull --force --name={lost[0]} REF makes one again"
+        again = f"banger image pull --replace --name={lost[0]} REF makes one again"
         yield Check("work seeds", WARN, f"the guest's /root will be empty: {named}", again)
     elif found:
         named = "; ".join(f"'{name}': {reason}" for name, (reason, _) in found.items())

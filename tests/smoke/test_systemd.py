@@ -32,7 +32,7 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def machine(home: Path, key: Path) -> Iterator[str]:
     support.need("mmdebstrap", "apt-get", "ssh")
-    banger("image", "pull", "--force", f"--name={NAME}", "apt:bookworm")
+    banger("image", "pull", "--replace", f"--name={NAME}", "apt:bookworm")
     port = logins.free_port()
     options = (f"--ssh-key={key}.pub", f"--publish={port}:22", "--memory=512M", "--timeout=900", "--wait=ssh")
     banger("vm", "create", f"--image={NAME}", f"--name={NAME}", *options)
@@ -66,13 +66,14 @@ def test_files_come_and_go_with_their_modes(machine: str, tmp_path: Path) -> Non
     (tmp_path / "hello").chmod(0o755)
     banger("vm", "cp", str(tmp_path / "hello"), f"{machine}:/usr/local/bin/")
     assert inside(machine, "hello") == f"hello from {NAME}\n"
-    banger("vm", "cp", f"{machine}:/etc/os-release", str(tmp_path))
+    banger("vm", "cp", f"{machine}:/usr/lib/os-release", str(tmp_path))
     assert "bookworm" in (tmp_path / "os-release").read_text()
 
 
 def test_stop_is_a_shutdown_that_services_notice_and_start_boots_again(machine: str) -> None:
-    unit = "[Service]\\nExecStart=sleep infinity\\nExecStop=/bin/sh -c \\'echo stopped in order >/stopped\\'\\n"
-    inside(machine, f"printf '{unit}' >/run/systemd/system/witness.service && systemctl start witness")
+    unit = "[Service]\nExecStart=sleep infinity\nExecStop=sh -c 'echo stopped in order >/stopped'\n"
+    script = "cat >/run/systemd/system/witness.service && systemctl start witness"
+    inside(machine, script, stdin=unit.encode())
     banger("vm", "stop", machine)
     assert shown(machine)["state"] == "stopped"
     banger("vm", "start", "--timeout=900", machine)
