@@ -103,7 +103,7 @@ def sync_tree(folder: Path) -> None:
 def sweep(parent: Path) -> list[str]:
     """Remove the staging folders whose makers died, and return their names."""
     removed = []
-    for folder in unfinished(parent):
+    for folder in sorted(parent.glob(f"*{_MARK}*")):
         with contextlib.suppress(OSError), _locked(folder, fcntl.LOCK_EX):  # others sweep, or it is not ours to remove
             shutil.rmtree(folder)
             removed.append(folder.name)
@@ -128,11 +128,6 @@ def _locked(folder: Path, kind: int) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def unfinished(parent: Path) -> list[Path]:
-    """Return the staging folders, of those who work on them and of those who died, sorted."""
-    return sorted(parent.glob(f"*{_MARK}*"))
 
 
 def retire(folder: Path) -> None:
