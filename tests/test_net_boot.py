@@ -68,6 +68,14 @@ def test_machine_reaches_what_the_host_reaches(lab: Lab) -> None:
     assert said(lab, f"nc {OUTSIDE} 80 </dev/null").strip() == HOST
 
 
+def test_way_out_is_taken_and_given_back_while_the_machine_runs(lab: Lab) -> None:
+    ask = f"nc -w 10 {OUTSIDE} 80 </dev/null || echo cannot"
+    banger(lab.host, "banger", "vm", "set", "tapped", "--nat=off")
+    assert said(lab, ask).strip() == "cannot"
+    banger(lab.host, "banger", "vm", "set", "tapped", "--nat=on")
+    assert said(lab, ask).strip() == HOST
+
+
 def test_port_of_the_host_leads_into_the_machine(lab: Lab) -> None:
     said(lab, "setsid nc -ll -p 80 -e echo from the guest </dev/null >/dev/null 2>&1 &")
     assert guest_lab.until(lambda: lab.outside.asks(HOST, 8080) == "from the guest")
