@@ -39,6 +39,7 @@ DIGESTS = {
 SECONDS = 300.0  # for whatever takes seconds on an idle machine
 PORTS = 8
 GUEST_CID = 3
+NETWORK = {"address": "10.0.2.15/24", "gateway": "10.0.2.2", "dns": ["10.0.2.3"]}  # of QEMU's own
 CURL = f"curl -sS --fail-with-body --max-time {SECONDS:.0f} --retry 9 --retry-connrefused"
 LAB = "/lab"  # in the outer machine: a folder for each guest, and what they are made from
 
@@ -81,6 +82,7 @@ class Kernel(NamedTuple):
 
     stored: Path
     outer_initrd: Path
+    modules: Path
     loopback: bytes
 
 
@@ -96,7 +98,7 @@ def kernel(home: Path, folder: Path) -> Kernel:
         needed = modules.closure(there, (*modules.WANTED, "kvm_amd"))
         initrd.write(file, guest_lab.program().read_bytes(), needed)
     stored = home / "state" / "kernels" / machines.KERNEL
-    return Kernel(stored, folder / "outer.img", there.read("vsock_loopback").data)
+    return Kernel(stored, folder / "outer.img", unpacked.modules, there.read("vsock_loopback").data)
 
 
 def add_program(root: Path, program: str) -> None:
@@ -154,18 +156,19 @@ def outer_image(folder: Path, kernel: Kernel, binaries: Path, inner: Path) -> Pa
 
 
 class Outer:
-    """A machine that has KVM, and a client of its agent."""
+    """A machine that has KVM and a network, and a client of its agent."""
 
     def __init__(self, folder: Path, kernel: Kernel, disk: Path) -> None:
         self.folder = folder
-        config_disk(folder / "config.img", hostname="outer")
-        argv = ["qemu-system-x86_64", "-M", "q35,accel=tcg", "-cpu", "max,+svm", "-smp", "1", "-m", "1536"]
+        config_disk(folder / "config.img", hostname="outer", network=NETWORK)
+        argv = ["qemu-system-x86_64", "-M", "q35,accel=tcg", "-cpu", "max,+svm", "-smp", "1", "-m", "2048"]
         argv += ["-nodefaults", "-display", "none", "-no-reboot", "-serial", f"file:{folder / 'console.log'}"]
         argv += ["-kernel", str(kernel.stored / "vmlinuz"), "-initrd", str(kernel.outer_initrd)]
         argv += ["-append", "console=ttyS0 quiet loglevel=4 panic=-1 reboot=t cryptomgr.notests"]
         for number, name in enumerate((f"{disk},cache=unsafe", "config.img,readonly=on")):
             argv += ["-drive", f"if=none,id=d{number},format=raw,file={name}"]
             argv += ["-device", f"virtio-blk-pci,drive=d{number}"]
+        argv += ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,romfile="]
         argv += ["-device", f"virtio-serial-pci,max_ports={PORTS + 1}"]
         for number in range(PORTS):
             argv += ["-chardev", f"socket,id=c{number},path=agent.{number}.sock,server=on,wait=off"]
