@@ -81,7 +81,7 @@ class Wanted:
         """
         expected = _by_path(entries)
         others: list[tuple[bytes, int]] = []
-        for path, number, mode, *_ in walk(self.image):
+        for path, number, mode, _, _ in walk(self.image):
             entry = expected.get(path)
             if entry is not None and FORMATS[entry.type] == mode & s.S_IFMT:
                 del expected[path]
