@@ -49,7 +49,7 @@ def test_all_of_a_published_image_is_flushed_before_it_has_its_name(banger_home:
     seed = machines.mke2fs(tmp_path / "seed.ext4", size="8M")
     section = {"path": str(seed), "size": seed.stat().st_size, "uuid": "", "home": "/root", "entries": 1}
     manifest = machines.manifest(disk, work_seed=section)
-    strace = ["strace", "-f", "-y", "-qq", "-o", tmp_path / "trace", "-e", "trace=fsync,fdatasync,renameat2"]
+    strace = ["strace", "-f", "-y", "-qq", "-o", str(tmp_path / "trace"), "-e", "trace=fsync,fdatasync,renameat2"]
     words = [*strace, *support.argv("bg-publish", "--no-kernel", "--name=tiny")]
     subprocess.run(words, input=manifest.encode(), check=True, capture_output=True, env=support.environment())
     before, renamed, _ = (tmp_path / "trace").read_text().partition("renameat2(")
