@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import getpass
 import os
@@ -18,7 +19,7 @@ from banger_tools.vmm import probe
 
 EMULATED = "machines run emulated, many times slower, and not in Firecracker"
 NESTED = "in a virtual machine, have its own monitor offer nested virtualisation, or run on the hardware"
-KVM, VHOST_VSOCK = Path("/dev/kvm"), Path("/dev/vhost-vsock")
+KVM = Path("/dev/kvm")
 
 
 def qemu() -> Iterator[Check]:
@@ -56,7 +57,7 @@ def firecracker() -> Iterator[Check]:
         yield Check("firecracker", WARN, f"{error.message}: {cost}", hint)
         return
     kernel = _kernel()
-    answer = probe.firecracker(monitor.PROGRAM, found, Path(kernel.kernel)) if kernel and _opens(KVM) else None
+    answer = probe.firecracker(monitor.PROGRAM, found, Path(kernel.kernel)) if kernel and _opens() else None
     if answer is not None and not answer.usable:
         yield Check("firecracker", WARN, f"{found}: {answer.reason}: {cost}", NESTED)
     else:
@@ -73,16 +74,15 @@ def _jailer(release: str) -> Check:
     except errors.BangerError as error:
         return lack("jailer", error, "--jail cannot be used")
     if version(found) != version(release.encode()):
-        return Check(
-            "jailer", WARN, f"{dotted(version(found))} is not of Firecracker {release}", "take both of one release"
-        )
+        detail = f"{dotted(version(found))} is not of Firecracker {release}"
+        return Check("jailer", WARN, detail, "take both of one release")
     return Check("jailer", PASS, dotted(version(found)))
 
 
 def kvm() -> Iterator[Check]:
     """Check that hardware virtualisation works: that its device opens is no proof."""
     try:
-        _open(KVM)
+        _open()
     except FileNotFoundError:
         yield Check("kvm", WARN, f"no {KVM}: {EMULATED}", "enable virtualisation in the firmware; sudo modprobe kvm")
     except OSError as error:
@@ -109,23 +109,23 @@ def _kvm_tried() -> Check:
 
 
 def _kernel() -> manifest.Kernel | None:
-    """Return a kernel of the store to try, the first that is whole."""
+    """Return a kernel of the store to try, the first that is whole and for this machine."""
+    from banger_tools.oci import platforms
+
     for name in kernels.listed():
-        try:
-            kernels.find(name)
-        except errors.BangerError:  # told by the check of the kernels
-            continue
-        return kernels.described(kernels.root() / name, name)
+        with contextlib.suppress(errors.BangerError):  # told by the check of the kernels
+            if kernels.find(name).architecture == platforms.host().architecture:
+                return kernels.described(kernels.root() / name, name)
     return None
 
 
-def _open(device: Path) -> None:
-    os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+def _open() -> None:
+    os.close(os.open(KVM, os.O_RDWR | os.O_CLOEXEC))
 
 
-def _opens(device: Path) -> bool:
+def _opens() -> bool:
     try:
-        _open(device)
+        _open()
     except OSError:
         return False
     return True
@@ -133,13 +133,13 @@ def _opens(device: Path) -> bool:
 
 def vsock() -> Iterator[Check]:
     """Check whether QEMU's machines are reached over vsock; nothing is lost where they are not."""
-    try:
-        _open(VHOST_VSOCK)
-    except OSError as error:
-        why = f"{VHOST_VSOCK} cannot be opened: {errors.reason(error)}"
-        yield Check("vsock", PASS, f"not used by QEMU, whose machines are reached over virtio-serial ({why})")
+    from banger_tools.vmm import qemu_vsock
+
+    if qemu_vsock.free_cid("doctor") is not None:
+        yield Check("vsock", PASS, f"{qemu_vsock.DEVICE} gives addresses")
     else:
-        yield Check("vsock", PASS, f"{VHOST_VSOCK} opens")
+        why = f"{qemu_vsock.DEVICE} gives no addresses"
+        yield Check("vsock", PASS, f"not used by QEMU, whose machines are reached over virtio-serial: {why}")
 
 
 def taps() -> Iterator[Check]:
