@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
+from banger_tools.store import vms
+from banger_tools.vmm import ssh
 from tests import boots, logins, support
 
 pytestmark = [pytest.mark.boot, pytest.mark.slow]
@@ -57,6 +59,36 @@ def test_root_comes_in_with_the_keys_of_image_and_machine_and_gets_the_status(ma
         assert (done.returncode, done.stdout) == (42, "systemd\n"), done.stderr
 
 
+def vm_ssh(machine: Machine, name: str, *words: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    options = [f"--identity={machine.of_image}", "--ssh-option=-oBatchMode=yes", "--timeout=900"]
+    return support.run("banger", "vm", "ssh", *options, name, *words, stdin=stdin, timeout=1000)
+
+
+def test_our_own_ssh_passes_words_streams_and_status(machine: Machine) -> None:
+    for words, status, printed in (
+        (["sh", "-c", "exit 42"], 42, b""),
+        (["cat; echo $((6 * 7)) | sort; exit 3"], 3, b"in\n42\n"),
+        (["printf", "%s.", "a b", "$HOME", "'", '"', "", "*"], 0, b"a b.$HOME.'.\"..*."),
+    ):
+        done = vm_ssh(machine, machine.name, *words, stdin=b"in\n")
+        assert (done.returncode, done.stdout, done.stderr) == (status, printed, b"")
+
+
+def test_our_own_ssh_knows_the_machine_beforehand_and_nobody_else(machine: Machine, tmp_path: Path) -> None:
+    known = machine.folder / "known_hosts"
+    assert vm_ssh(machine, machine.name, "true").returncode == 0
+    assert known.read_text().splitlines()[0].split()[:2] == [machine.name, "ssh-ed25519"]
+    assert known.stat().st_mode & 0o777 == 0o600
+    saved, another = known.read_text(), logins.key(tmp_path / "another").with_suffix(".pub").read_text()
+    way = ssh.command(vms.load(machine.name), known, "root", ["-i", str(machine.of_image), "-oBatchMode=yes"], ["true"])
+    try:
+        known.write_text(f"{machine.name} {another}\n")
+        done = subprocess.run(["ssh", *way], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    finally:
+        known.write_text(saved)
+    assert (done.returncode, "REMOTE HOST IDENTIFICATION HAS CHANGED" in done.stderr) == (255, True)
+
+
 def test_nobody_comes_in_by_a_password_or_another_key(machine: Machine, tmp_path: Path) -> None:
     assert machine.door.login(machine.of_image, "echo root:secret | chpasswd").returncode == 0
     by_password = machine.door.ssh(
@@ -76,11 +108,15 @@ def test_keys_and_git_identity_stand_on_the_work_disk(machine: Machine) -> None:
     assert [line.split()[-1] for line in keys.splitlines()] == ["image-key", "machine-key"]
 
 
-def test_machines_of_one_image_have_host_keys_of_their_own(machine: Machine) -> None:
+def test_machines_of_one_image_have_host_keys_of_their_own_and_ssh_needs_no_network(machine: Machine) -> None:
     own = boots.said(machine.name, MADE)
     try:
-        support.run_ok("bg-boot", "--image=sshd", "--name=other", "--net=none", "--timeout=600", timeout=700)
+        waits = ["--wait=ssh", "--timeout=900"]
+        support.run_ok("bg-boot", "--image=sshd", "--name=other", "--net=none", *waits, timeout=2000)
         assert boots.said("other", MADE).split()[1] != own.split()[1]
+        # no network leads there: the agent starts an sshd for this login alone
+        done = vm_ssh(machine, "other", "sh", "-c", "ls /sys/class/net; exit 42")
+        assert (done.returncode, done.stdout) == (42, b"lo\n"), done.stderr.decode()
     finally:
         boots.delete("other")
 
