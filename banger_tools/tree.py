@@ -349,7 +349,8 @@ def _problem(entry: Entry, sources: int) -> str | None:
         return "has segments that are not in order, or go beyond its size"
     if entry.xattrs or entry.target_b64:
         try:
-            target_bytes(entry), xattr_values(entry)
+            target_bytes(entry)
+            xattr_values(entry)
         except (ValueError, binascii.Error) as error:
             return f"{_NO_BASE64}: {error}"
     if kind == "file":
