@@ -113,13 +113,13 @@ def test_work_disk_that_sshd_would_refuse_is_mended_by_the_next_start(folder: Pa
 
 
 def test_read_only_machine_forgets_its_root_and_keeps_its_work_disk() -> None:
-    vm = boots.boot("--name=fixed", "--read-only", "--memory=256M", "--work-disk=64M", "--limit-disk=2M")
+    vm = boots.boot("--name=fixed", "--read-only", "--memory=256M", "--work-disk=64M", "--limit-disk=4M")
     try:
         root = Path(vm["path"], "root.ext4")
         before = hashlib.sha256(root.read_bytes()).digest()
         said("fixed", "echo data > /gone; echo data > /root/kept")
         began = time.monotonic()
-        said("fixed", "cat /dev/vda | busybox head -c 14680064 >/dev/null")  # seven seconds' worth, some read before
+        said("fixed", "cat /dev/vda | busybox head -c 29360128 >/dev/null")  # seven seconds' worth, some read before
         assert time.monotonic() - began > 3
         support.run_ok("banger", "vm", "stop", "fixed")
         assert hashlib.sha256(root.read_bytes()).digest() == before
@@ -167,13 +167,13 @@ def fill(disk: Path, left: int) -> Path:
 
 @pytest.mark.root
 def test_machine_whose_disk_does_not_fit_twice_stops_at_a_full_disk_and_goes_on_without_a_loss(tight: Path) -> None:
-    filler = fill(tight, 32 << 20)
+    filler = fill(tight, 16 << 20)
     words = ("--image=big", "--name=big", "--disk=512M", "--memory=256M", f"--timeout={SECONDS:.0f}")
     vm = support.manifest_of(support.run_ok("bg-boot", *words))["vm"]
     folder = Path(vm["path"])
     assert not (folder / "root.ext4").exists()
     assert room("big", "/") > 400  # the guest grew it
-    script = "busybox head -c 67108864 /dev/urandom > /more; sync; busybox sha256sum /more; echo end"
+    script = "busybox head -c 33554432 /dev/urandom > /more; sync; busybox sha256sum /more; echo end"
     argv = support.argv("banger", "vm", "exec", "big", "sh", "-c", script)
     with subprocess.Popen(argv, stdout=subprocess.PIPE, env=support.environment()) as writer:
         assert guest_lab.until(lambda: qemu.status(vms.load("big")) == "io-error", SECONDS)

@@ -37,15 +37,15 @@ class Answer(NamedTuple):
     reason: str
 
 
-def kvm(program: str, version: str, kernel: Path) -> Answer:
-    """Tell whether `program` (a QEMU) can boot `kernel` with KVM; asks the machine once and remembers."""
-    argv = command(program, kernel)
+def kvm(program: str, version: str, kernel: Path, machine: str = "q35", console_name: str = "ttyS0") -> Answer:
+    """Tell whether `program` (a QEMU) can boot `kernel` with KVM on a machine; asks once and remembers."""
+    argv = command(program, kernel, machine, console_name)
     return _known("kvm", version, kernel, lambda: _boots(argv, DEADLINE))
 
 
 def microvm(program: str, version: str, kernel: Path) -> Answer:
     """Tell whether a QEMU can boot `kernel` with KVM on its machine without PCI; asks once and remembers."""
-    argv = command(program, kernel, "microvm,acpi=on")
+    argv = command(program, kernel, "microvm,acpi=on", "ttyS0")
     return _known("kvm-microvm", version, kernel, lambda: _boots(argv, DEADLINE))
 
 
@@ -104,11 +104,11 @@ def _remembered(record: Path, host: str) -> dict[str, Answer]:
         return {}
 
 
-def command(program: str, kernel: Path, kind: str = "q35") -> list[str]:
+def command(program: str, kernel: Path, machine: str, console_name: str) -> list[str]:
     """Return the command line of the trial: as near to a real machine as what decides it needs."""
-    machine = ["-machine", f"{kind},accel=kvm", "-cpu", "max", "-smp", "1", "-m", "256"]
+    processor = ["-machine", f"{machine},accel=kvm", "-cpu", "host", "-smp", "1", "-m", "256"]
     quiet = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"]
-    return [program, *machine, *quiet, "-kernel", str(kernel), "-append", "console=ttyS0 panic=-1"]
+    return [program, *processor, *quiet, "-kernel", str(kernel), "-append", f"console={console_name} panic=-1"]
 
 
 def firecracker_configuration(kernel: Path) -> dict[str, object]:

@@ -3,7 +3,8 @@
 Under TCG microvm is not: it has no timer to measure the processor's clock by. A Debian 12 kernel hung there in 6 of 6
 boots (q35: 0 of 13) unless told the clock's frequency by `tsc_early_khz=`: 0 of 13, and 0.2 s of 3.8 s sooner. But no
 host tells an ordinary program that frequency: what /proc/cpuinfo says changes with the load of a processor, and a wrong
-one makes the guest's clock run wrong. Under KVM the guest has KVM's own clock; the very kernel is tried there first.
+one makes the guest's clock run wrong. Under KVM the guest has KVM's own clock, and a kernel is tried there first: in
+a machine in a machine that trial kept one from hanging, where q35 boots.
 """
 
 from __future__ import annotations
@@ -73,10 +74,10 @@ def kernel(spec: specs.Spec) -> Path:
 
 def accelerator(spec: specs.Spec) -> str:
     """Return `kvm` where a trial proved it, else `tcg`."""
-    program = usual(spec.architecture).program
     if spec.architecture != _HOSTS.get(os.uname().machine):
         return "tcg"
-    return "kvm" if probe.kvm(program, version(program), kernel(spec)).usable else "tcg"
+    _, program, options, console, *_ = usual(spec.architecture)
+    return "kvm" if probe.kvm(program, version(program), kernel(spec), options, console).usable else "tcg"
 
 
 @functools.cache
