@@ -80,7 +80,9 @@ class Namespace:
     def serves(self, port: int, *, bind: str = "0.0.0.0", udp: bool = False) -> subprocess.Popen[bytes]:
         """Have somebody listen who answers with the address of who asks."""
         kind = "UDP4-RECVFROM" if udp else "TCP4-LISTEN"
-        words = ["socat", f"{kind}:{port},bind={bind},reuseaddr,fork", "SYSTEM:echo $SOCAT_PEERADDR"]
+        # what was asked is read first: or socat may fail to pass it on to a shell that is done, and pass on nothing
+        answer = f"SYSTEM:{'read question; ' if udp else ''}echo $SOCAT_PEERADDR"
+        words = ["socat", f"{kind}:{port},bind={bind},reuseaddr,fork", answer]
         server = subprocess.Popen(self.argv(*words), env=support.environment())
         assert guest_lab.until(lambda: f":{port} " in self.run("ss", "-Hlntu").stdout)
         return server
