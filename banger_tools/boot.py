@@ -22,7 +22,8 @@ Options:
 
 Description:
   The VM is a folder in the store: a copy of the image's disks (by reflink where the filesystem can, else without
-  their holes), sockets, and the console's log. Its monitor is a process of its own, which outlives this command and
+  their holes; QEMU gets an overlay over the image's where a copy does not fit), sockets, and the console's log. Its
+  monitor is a process of its own, which outlives this command and
   its terminal; nothing else keeps running. With --vmm=auto that is the first that can run the VM here, which is tried
   and not guessed; -v says why the others cannot.
 

@@ -1,10 +1,10 @@
 """Which machine QEMU is for a guest: q35 or virt, or microvm, which has no PCI and starts sooner, where it is safe.
 
-Under TCG microvm is not: it has no timer to measure the processor's clock by. A Debian 12 kernel hung there in 6 of 6
-boots (q35: 0 of 13) unless told the clock's frequency by `tsc_early_khz=`: 0 of 13, and 0.2 s of 3.8 s sooner. But no
+Under TCG microvm is not: it has no timer to measure the processor's clock by. A Debian 12 kernel hung there in 9 of 10
+boots (q35: 0 of 17) unless told the clock's frequency by `tsc_early_khz=`: 0 of 17, and 0.1 s of 3.6 s sooner. But no
 host tells an ordinary program that frequency: what /proc/cpuinfo says changes with the load of a processor, and a wrong
-one makes the guest's clock run wrong. Under KVM the guest has KVM's own clock, and a kernel is tried there first: in
-a machine in a machine that trial kept one from hanging, where q35 boots.
+one makes the guest's clock run wrong. Under KVM the guest has KVM's own clock, and a kernel is tried there first: in a
+machine in a machine that trial keeps one from hanging, where q35 boots.
 """
 
 from __future__ import annotations
