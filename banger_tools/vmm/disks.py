@@ -26,15 +26,14 @@ def place_root(source: Path, folder: Path, size: int | None, *, overlay: bool) -
 
     Raises BadUsage if it would have to shrink, IOFailure if there is no room.
     """
+    _refuse_shrinking(source, size, "--disk")
     target = folder / specs.ROOT_DISK
-    if overlay and not _fits(source, folder):
-        _refuse_shrinking(source, size, "--disk")
-        if files.reflink(source, target):
-            _finish(target, "reflink", source, size)
-        else:
-            _overlay(source, folder, size)
-        return
-    place(source, target, size, "--disk")
+    if _copied(source, target):
+        _finish(target, size)
+    elif overlay:
+        _overlay(source, folder, size)
+    else:
+        raise _full(source, folder)
 
 
 def place(source: Path, target: Path, size: int | None, option: str) -> None:
@@ -43,13 +42,21 @@ def place(source: Path, target: Path, size: int | None, option: str) -> None:
     Raises BadUsage if it would have to shrink, IOFailure before anything is copied if there is no room.
     """
     _refuse_shrinking(source, size, option)
+    if not _copied(source, target):
+        raise _full(source, target.parent)
+    _finish(target, size)
+
+
+def _copied(source: Path, target: Path) -> bool:
+    """Copy a disk, by reflink where the filesystem can, else without its holes; tell whether there was room."""
     if files.reflink(source, target):
         how = "reflink"
     elif _fits(source, target.parent):
         how = files.copy(source, target)
     else:
-        raise _full(source, target.parent)
-    _finish(target, how, source, size)
+        return False
+    console.command(f"# {how}: {source} {target}")
+    return True
 
 
 def _refuse_shrinking(source: Path, size: int | None, option: str) -> None:
@@ -74,16 +81,22 @@ def _full(source: Path, folder: Path) -> errors.IOFailure:
     return errors.IOFailure(f"no room for a copy of '{source}': it has {need} of data, and {free} are free")
 
 
-def _finish(target: Path, how: str, source: Path, size: int | None) -> None:
+def _finish(target: Path, size: int | None) -> None:
     target.chmod(0o600)
-    console.command(f"# {how}: {source} {target}")
     if size is not None and size > target.stat().st_size:
         grow(target, size)
 
 
+def _truncate(disk: Path, size: int) -> None:
+    try:
+        os.truncate(disk, size)
+    except OSError as error:  # larger than a file can be here
+        raise errors.os_error(error, f"cannot make '{disk}' larger") from error
+
+
 def grow(disk: Path, size: int) -> None:
     """Make a disk that nothing uses larger, its filesystem with it; the new room is a hole."""
-    os.truncate(disk, size)
+    _truncate(disk, size)
     checked = process.run(["e2fsck", "-f", "-p", str(disk)], check=False)  # resize2fs refuses an unchecked one
     if checked.status not in _FIXED:
         raise process.explain("e2fsck", checked)
@@ -158,7 +171,7 @@ def extend(disk: Path, wanted: int) -> None:
     if disk.name == specs.OVERLAY:
         process.run(["qemu-img", "resize", "-q", "-f", "qcow2", str(disk), str(wanted)])
     else:
-        os.truncate(disk, wanted)
+        _truncate(disk, wanted)
 
 
 def empty(target: Path, size: int) -> None:
