@@ -150,6 +150,6 @@ def test_read_only_overlay_is_told_so(overlaid: Path) -> None:
 def test_size_that_no_file_can_have_is_an_error_of_the_disk(tmp_path: Path) -> None:
     disk = machines.mke2fs(tmp_path / "disk", size="16M")
     for grow in (disks.grow, disks.extend):
-        with pytest.raises(errors.BangerError, match="cannot make '.*' larger"):
+        with pytest.raises(errors.BangerError, match=r"cannot make '.*' larger"):
             grow(disk, 1 << 62)
     assert (disk.stat().st_size, fsck(disk)) == (16 << 20, 0)
