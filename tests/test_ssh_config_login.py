@@ -109,10 +109,10 @@ def test_ssh_leads_into_the_machine_as_root_with_streams_and_status_its_own(door
 
 def test_many_bytes_arrive_and_the_way_ends_with_ssh(door: Door) -> None:
     assert len(door.ssh("head -c 3000000 /dev/zero | tr '\\0' x").stdout) == 3_000_000
-    assert guest_lab.until(lambda: not helpers(door.name))
+    assert guest_lab.until(lambda: not on_the_way(door.name))
 
 
-def helpers(name: str) -> list[str]:
+def on_the_way(name: str) -> list[str]:
     """Return the programs of ours that are on the way to a machine."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
