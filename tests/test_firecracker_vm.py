@@ -72,7 +72,7 @@ def test_two_guests_at_once_have_their_own_vsock_and_address(host: Host, jailed:
 def test_guest_on_a_tap_reaches_the_world_by_nat_alone(host: Host, jailed: str, alone: str) -> None:
     with webserver.serve() as site:
         site.files["hello"] = b"from the world\n"
-        fetch = f"busybox wget -T 30 -qO - http://{SERVER}:{site.host.rpartition(':')[2]}/hello"
+        fetch = f"busybox timeout 60 busybox wget -qO - http://{SERVER}:{site.host.rpartition(':')[2]}/hello"
         assert host.inside(jailed, fetch) == "from the world\n"
         assert host.inside(alone, f"{fetch} || echo cannot") == "cannot\n"
         assert len(site.seen) == 1
