@@ -23,6 +23,8 @@ from tests.support import BIN, PROGRAMS, ROOT, cannot, environment, leftovers, r
 COMMANDS = (
     *("image_list", "image_pull", "cache_list", "cache_prune", "build", "doctor"),
     *("vm_run", "vm_create", "vm_exec", "vm_ssh", "vm_cp", "vm_logs"),
+    *("vm_start", "vm_stop", "vm_restart", "vm_kill", "vm_delete", "vm_prune", "vm_list", "vm_show", "vm_set"),
+    *("vm_stats", "vm_ports", "vm_health"),
 )
 MODULES = [*(name.removeprefix("bg-") for name in PROGRAMS), *(f"commands.{name}" for name in COMMANDS)]
 DOCOPT_062 = ROOT / ".venv" / "docopt-0.6.2"
