@@ -31,10 +31,10 @@ SETUP = f"""
 _ROOT = Path(__file__).parents[1]
 
 
-def disk(folder: Path, kernel: Kernel, binaries: Path, guest_disk: Path) -> Path:
+def disk(folder: Path, kernel: Kernel, binaries: Path, guest_disk: Path, debian: str = DEBIAN) -> Path:
     """Make the host's disk: Debian's packages, and a layer of ours on top."""
     home = {"BANGER_HOME": str(folder / "home")}
-    fetched = support.run("bg-fetch", DEBIAN, env=home, timeout=900)
+    fetched = support.run("bg-fetch", debian, env=home, timeout=900)
     if fetched.returncode != 0:
         support.cannot(fetched.stderr.decode()[-500:])
     top = layer(folder / "layer", kernel, binaries, guest_disk)
