@@ -221,9 +221,9 @@ def test_start_is_refused_while_its_port_is_taken(made: Path) -> None:
 
 
 def test_port_that_is_taken_after_it_was_looked_at_undoes_the_start(made: Path, tmp_path: Path) -> None:
-    path = fake_qemu(
-        tmp_path, f"socat TCP-LISTEN:{PORT},bind=127.0.0.1,reuseaddr PIPE < /dev/null > /dev/null 2>&1 & sleep 2"
-    )
+    # not in the machine's folder: it must not be taken for what is left there
+    listener = f"socat TCP-LISTEN:{PORT},bind=127.0.0.1,reuseaddr PIPE"
+    path = fake_qemu(tmp_path, f"(cd / && exec {listener} < /dev/null > /dev/null 2>&1) & sleep 2")
     done = vm("start", "it", path=path)
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", PORT)):
         pass  # it ends
