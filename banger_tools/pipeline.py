@@ -41,6 +41,7 @@ PASSED_ON: Mapping[str, tuple[str, ...]] = {  # options of the driver, and the s
     "--move": ("publish",),
 }
 GRACE = 15.0  # seconds that a stopped program gets for its clean-up
+_NUDGE = 1.0  # seconds after which a stopped program gets the end of its input, too
 
 
 class Command(NamedTuple):
@@ -233,11 +234,19 @@ class _Pipe:
                 os.close(stdin)  # the program has it now, and must be its only reader
 
     def watch(self) -> None:
-        """Wait for all programs; on the first failure stop the rest."""
+        """Wait for all programs; on the first failure stop the rest.
+
+        A signal that comes between a program's last look for one and its read(2) is not seen before that returns. So
+        one that does not end gets the end of its input, now that it will not take it for an input.
+        """
         running = set(range(len(self.processes)))
         with _exits(self.processes) as wait:
             while running:
-                for index in wait():
+                ended = wait(_NUDGE if self.stopped else None)
+                if not ended:
+                    self._release()
+                    return
+                for index in ended:
                     running.discard(index)
                     if self.processes[index].wait() == 0:
                         self._succeeded(index)
@@ -269,9 +278,14 @@ class _Pipe:
                 self.stop(signal.SIGKILL)
                 self.all_ended(GRACE)
         finally:
-            for descriptor in self.held:
-                if descriptor >= 0:
-                    os.close(descriptor)
+            self._release()
+
+    def _release(self) -> None:
+        """Close the pipes' ends that we hold."""
+        for index, descriptor in enumerate(self.held):
+            if descriptor >= 0:
+                self.held[index] = -1
+                os.close(descriptor)
 
     def all_ended(self, patience: float) -> bool:
         """Wait at most `patience` seconds for all programs, and tell whether they ended."""
@@ -292,8 +306,8 @@ class _Pipe:
 
 
 @contextlib.contextmanager
-def _exits(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[Callable[[], list[int]]]:
-    """Give a function that waits until processes have ended and returns their indexes."""
+def _exits(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[Callable[[float | None], list[int]]]:
+    """Give a function that waits until processes have ended, or for some seconds, and returns their indexes."""
     with contextlib.ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
         for index, process in enumerate(processes):
@@ -301,8 +315,8 @@ def _exits(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[Callable[[]
             stack.callback(os.close, descriptor)
             selector.register(descriptor, selectors.EVENT_READ, index)
 
-        def wait() -> list[int]:
-            ready = [key for key, _ in selector.select()]
+        def wait(seconds: float | None) -> list[int]:
+            ready = [key for key, _ in selector.select(seconds)]
             for key in ready:
                 selector.unregister(key.fd)
             return [int(key.data) for key in ready]

@@ -61,6 +61,14 @@ def test_program_that_fails_because_it_was_stopped_is_not_blamed() -> None:
     assert raised.value.status == 4
 
 
+def test_program_that_missed_its_signal_is_woken_by_the_end_of_its_input() -> None:
+    began = time.monotonic()
+    with pytest.raises(pipeline.Failed) as raised:
+        pipeline.run([sh("sleep 1; exit 4"), sh("trap '' TERM; cat; exit 3")], stdin=NULL)
+    assert raised.value.status == 4
+    assert time.monotonic() - began < pipeline.GRACE
+
+
 def test_failure_of_a_late_program_stops_the_early_ones() -> None:
     began = time.monotonic()
     with pytest.raises(pipeline.Failed, match="status 5"):
