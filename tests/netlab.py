@@ -156,7 +156,7 @@ class Host(Namespace):
 
 
 def _wanted(folder: str | Path, **asked: Any) -> dict[str, Any]:
-    owner = {"name": Path(folder).name, "folder": str(folder)}
+    owner = {"folder": str(folder)}
     return {"owner": owner, "wish": None, "nat": False, "forwards": [], **asked}
 
 

@@ -27,9 +27,8 @@ class Attachment(Struct, frozen=True):
 
 
 class Owner(Struct, frozen=True):
-    """Whose a tap is: a machine by its name and its folder."""
+    """Whose a tap is: a machine, by its folder."""
 
-    name: str
     folder: str
 
     def mark(self) -> str:

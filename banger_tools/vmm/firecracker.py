@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from banger_tools import errors, process
 from banger_tools.store import vms
-from banger_tools.vmm import firecracker_api, fit, holder, jailer, probe
+from banger_tools.vmm import firecracker_api, holder, jailer, kernel_line, probe
 from banger_tools.vmm import spec as specs
 from banger_tools.vmm.interface import Launch, Run
 
@@ -146,7 +146,7 @@ def _write(path: Path, text: str) -> None:
 def configuration(run: Run, kernel: str, initrd: str | None) -> dict[str, Any]:
     """Return the machine as Firecracker's configuration file says it; `kernel` and `initrd` are paths for it."""
     spec = run.spec
-    boot = {"kernel_image_path": kernel, "boot_args": kernel_line(spec)}
+    boot = {"kernel_image_path": kernel, "boot_args": _kernel_line(spec)}
     if spec.boot.initrd and initrd:
         boot["initrd_path"] = initrd
     config: dict[str, Any] = {
@@ -162,19 +162,16 @@ def configuration(run: Run, kernel: str, initrd: str | None) -> dict[str, Any]:
     return config
 
 
-def kernel_line(spec: specs.Spec) -> str:
+def _kernel_line(spec: specs.Spec) -> str:
     """Return the kernel's command line.
 
-    panic=-1 and reboot=k end Firecracker instead of leaving the guest to hang; the words of i8042, the keyboard that
-    the reset is made with, and of PCI spare the kernel the search for devices that are never there.
+    reboot=k ends Firecracker with the guest; the words of i8042, the keyboard that the reset is made with, and of PCI
+    spare the kernel the search for devices that are never there.
     """
-    words = ["console=ttyS0", "quiet", "loglevel=4", "panic=-1", "reboot=k", "root=/dev/vda"]
-    words += ["ro" if spec.guest.read_only else "rw", "rootfstype=ext4", "random.trust_cpu=on"]
+    own = ["reboot=k"]
     if spec.architecture == "amd64":
-        words += ["pci=off", "i8042.noaux", "i8042.nomux", "i8042.dumbkbd"]
-    if not spec.boot.initrd:
-        words.append(f"init={fit.INIT}")
-    return " ".join([*words, *spec.boot.append.split()])
+        own += ["pci=off", "i8042.noaux", "i8042.nomux", "i8042.dumbkbd"]
+    return kernel_line.line(spec, "ttyS0", own)
 
 
 def _drive(disk: specs.Disk, limits: specs.Limits) -> dict[str, Any]:

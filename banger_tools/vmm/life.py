@@ -164,7 +164,7 @@ def _attach(record: specs.Record, folder: Path, undo: contextlib.ExitStack) -> A
     spec = record.spec
     if spec.net != "tap":
         return None
-    owner = attachment.Owner(spec.name, str(folder))
+    owner = attachment.Owner(str(folder))
     network = taps.attach(owner, wish=record.address, nat=spec.nat, forwards=spec.forwards)
     undo.callback(taps.detach, network)
     return network

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from banger_tools import errors, process
 from banger_tools.store import vms
-from banger_tools.vmm import disks, fit, holder, qemu_machine, qemu_vsock, qmp
+from banger_tools.vmm import disks, fit, holder, kernel_line, qemu_machine, qemu_vsock, qmp
 from banger_tools.vmm import spec as specs
 from banger_tools.vmm.interface import Launch, Run
 from banger_tools.vmm.qemu_machine import Machine, accelerator, version
@@ -75,7 +75,7 @@ def command(run: Run, built: Machine, cid: int | None) -> list[str]:
         *["-cpu", "host" if run.accelerator == "kvm" else "max"],
         *["-smp", str(spec.cpus), "-m", str(spec.memory >> 20)],
         *["-kernel", str(qemu_machine.kernel(spec)), *(["-initrd", spec.boot.initrd] if spec.boot.initrd else [])],
-        *["-append", kernel_line(spec, run.accelerator)],
+        *["-append", _kernel_line(spec, run.accelerator)],
         *["-chardev", f"file,id=console,path={specs.CONSOLE},append=on", "-serial", "chardev:console"],
         *["-chardev", f"socket,id=qmp,path={QMP_SOCKET},server=on,wait=off", "-mon", "chardev=qmp,mode=control"],
         *["-object", "rng-random,id=rng,filename=/dev/urandom", "-device", f"virtio-rng-{built.bus},rng=rng"],
@@ -91,25 +91,10 @@ def _sandbox(program: str) -> list[str]:
     return ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
 
 
-def kernel_line(spec: specs.Spec, accelerator: str) -> str:
-    """Return the kernel's command line.
-
-    panic=-1 ends the machine instead of leaving it to hang; rootfstype since some kernels cannot tell. Without KVM
-    the kernel's tests of its own ciphers are a sixth of the time to the agent.
-    """
-    words = [
-        f"console={qemu_machine.usual(spec.architecture).console}",
-        "quiet",
-        "loglevel=4",
-        "panic=-1",
-        "root=/dev/vda",
-    ]
-    words += ["ro" if spec.guest.read_only else "rw", "rootfstype=ext4", "random.trust_cpu=on"]
-    if accelerator == "tcg":
-        words.append("cryptomgr.notests")
-    if not spec.boot.initrd:
-        words.append(f"init={fit.INIT}")
-    return " ".join([*words, *spec.boot.append.split()])
+def _kernel_line(spec: specs.Spec, accelerator: str) -> str:
+    """Return the kernel's command line; without KVM its tests of its ciphers are a sixth of the time to the agent."""
+    own = ["cryptomgr.notests"] if accelerator == "tcg" else []
+    return kernel_line.line(spec, qemu_machine.usual(spec.architecture).console, own)
 
 
 def _disks(run: Run, built: Machine) -> list[str]:

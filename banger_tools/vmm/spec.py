@@ -64,7 +64,10 @@ class Guest(Struct, frozen=True):
 
 
 class Limits(Struct, frozen=True, omit_defaults=True):
-    """What a machine may take of the host's disks and network, each second; None: as much as it gets."""
+    """What a machine may take of the host each second; None: as much as it gets.
+
+    By each of its disks, and in each direction of its network.
+    """
 
     disk_bytes: int | None = None
     disk_operations: int | None = None
