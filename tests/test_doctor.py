@@ -72,6 +72,34 @@ def test_people_read_the_same_as_programs(banger_home: Path) -> None:
     assert told.count("hint: ") == sum(bool(check["hint"]) for check in checks)
 
 
+# Networks
+
+
+def in_network(script: str) -> Found:
+    """Run doctor in a network of its own, which a script changed."""
+    support.need_root()
+    support.need("unshare", "ip")
+    steps = f'{script} && exec "$@"'
+    return by_name(
+        support.run("unshare", "--net", "sh", "-c", steps, "sh", *support.argv("banger", "doctor", "--json"))
+    )
+
+
+@pytest.mark.root
+def test_subnet_that_the_host_has_already_is_told(banger_home: Path) -> None:
+    link = "ip link add other type bridge && ip link set other up"
+    result, detail, _ = only(in_network(f"{link} && ip address add 172.16.9.1/24 dev other"), "tap")
+    assert result == "WARN" and "'172.16.9.0/24' by 'other'" in detail
+    assert only(in_network(f"{link} && ip address add 10.9.9.1/24 dev other"), "tap")[0] == "PASS"
+
+
+@pytest.mark.root
+def test_tap_of_a_machine_that_is_gone_is_told(banger_home: Path) -> None:
+    tap = 'ip tuntap add dev bg-ac100005 mode tap && ip link set bg-ac100005 alias "banger vm /no/such/vm"'
+    result, detail, hint = only(in_network(tap), "leftovers")
+    assert (result, hint) == ("WARN", "banger vm prune") and "bg-ac100005" in detail
+
+
 # Programs
 
 

@@ -36,14 +36,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-from banger_tools import cli, console, errors, files, sizes
+from banger_tools import cli, console, errors, sizes
 from banger_tools.commands import several
 from banger_tools.net import taps
 from banger_tools.store import records, staging, vms
-from banger_tools.vmm import holder, life, usage
+from banger_tools.vmm import life, usage
 
 
 class Pruned(NamedTuple):
@@ -87,18 +86,6 @@ def sweep() -> tuple[list[str], int]:
     return removed, sum(taken.get(name, 0) for name in removed)
 
 
-def may_run(folder: str) -> bool:
-    """Tell whether the machine of a folder runs, or is just being started."""
-    path = Path(folder)
-    try:
-        with files.locked_folder(path, wait=0, what=f"'{folder}'"):
-            return holder.is_alive(path)
-    except FileNotFoundError:
-        return False
-    except (errors.Retry, OSError):
-        return True
-
-
 def agreed(names: Sequence[str]) -> bool:
     """Ask whoever sits at the terminal.
 
@@ -122,13 +109,13 @@ def prune(names: Sequence[str]) -> tuple[Pruned, int]:
 
     status = several.in_turn(names, one)
     leftovers, freed = sweep()
-    return Pruned(list(sizes_of), leftovers, taps.sweep(may_run), freed + sum(sizes_of.values())), status
+    return Pruned(list(sizes_of), leftovers, taps.sweep(life.may_run), freed + sum(sizes_of.values())), status
 
 
 def previewed(names: Sequence[str]) -> Pruned:
     """Return what would go."""
     leftovers, machines = staging.abandoned(vms.root()), map(vms.folder, names)
-    left = [tap.name for tap in taps.leftovers(may_run)]
+    left = [tap.name for tap in taps.leftovers(life.may_run)]
     freed = sum(map(usage.disk, (*machines, *leftovers)))
     return Pruned(list(names), [path.name for path in leftovers], left, freed)
 

@@ -143,11 +143,13 @@ def vsock() -> Iterator[Check]:
 
 
 def taps() -> Iterator[Check]:
-    """Check what --net tap needs: iproute2, nftables, and the right to make taps."""
+    """Check what --net tap needs: iproute2, nftables, the right to make taps, and a subnet that nobody else has."""
+    from banger_tools.net import links, pool
     from banger_tools.net import taps as networks
 
     try:
         networks.check()
+        pool.refuse_overlap(pool.configured(), links.routes())
     except errors.BangerError as error:
         yield lack("tap", error, "--net tap cannot be used, and Firecracker's machines have no network")
     else:

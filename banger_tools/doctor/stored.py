@@ -7,6 +7,7 @@ from pathlib import Path
 
 from banger_tools import errors, manifest
 from banger_tools.doctor.result import FAIL, PASS, WARN, Check
+from banger_tools.net import taps
 from banger_tools.store import images as store_images
 from banger_tools.store import kernels as store_kernels
 from banger_tools.store import records, staging, vms
@@ -111,10 +112,13 @@ def leftovers() -> Iterator[Check]:
     """Check for what programs left unfinished that died."""
     parents = (store_images.root(), store_kernels.root(), vms.root())
     found = [str(folder) for parent in parents for folder in staging.abandoned(parent)]
+    left = [tap.name for tap in taps.leftovers(life.may_run)]
     if found:
         hint = "they are removed when something of their kind is made next, or by rm -r"
         yield Check("leftovers", WARN, f"of programs that died, taking room: {', '.join(found)}", hint)
-    else:
+    if left:
+        yield Check("leftovers", WARN, f"taps of machines that are gone: {', '.join(left)}", "banger vm prune")
+    if not found and not left:
         yield Check("leftovers", PASS, "none")
 
 

@@ -345,6 +345,18 @@ def _clear(folder: Path) -> None:
         interface.monitor(monitor).clear(folder)
 
 
+def may_run(folder: str) -> bool:
+    """Tell whether the machine of a folder runs, or is just being started."""
+    path = Path(folder)
+    try:
+        with files.locked_folder(path, wait=0, what=f"'{folder}'"):
+            return holder.is_alive(path)
+    except FileNotFoundError:
+        return False
+    except (errors.Retry, OSError):
+        return True
+
+
 def condition(record: specs.Record) -> Condition:
     """Return how a machine is, and why as far as can be told."""
     if holder.is_alive(vms.folder(record.spec.name)):
