@@ -18,17 +18,23 @@ from tests import guest_lab, support
 HOST, OUTSIDE = "192.0.2.1", "192.0.2.2"
 _count = itertools.count()
 
-# In the namespace: a function of taps with its words as JSON, and what it returns or raises as JSON.
+# In the namespace: a function of taps or of machines with its words as JSON, and what it returns or raises as JSON.
 _CALL = """
 import json, sys, msgspec
 from banger_tools import errors
 from banger_tools.net import taps
 from banger_tools.net.attachment import Attachment, Owner
+from banger_tools.store import vms
+from banger_tools.vmm import life
 from banger_tools.vmm.spec import Forward
 asked = json.loads(sys.argv[1])
 try:
     if "detach" in asked:
         answer = taps.detach(msgspec.convert(asked["detach"], Attachment))
+    elif "settle" in asked:
+        answer = life.settle(vms.load(asked["settle"]))
+    elif "delete" in asked:
+        answer = life.delete(asked["delete"], force=False)
     elif "alive" in asked:
         answer = [tap.name for tap in taps.leftovers(lambda folder: folder in asked["alive"])]
     else:

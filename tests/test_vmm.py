@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from banger_tools import errors
-from banger_tools.vmm import guest_config, holder, probe, qmp
+from banger_tools.store import vms
+from banger_tools.vmm import guest_config, holder, life, probe, qmp
 from banger_tools.vmm import spec as specs
 from tests import support
 
@@ -195,6 +196,19 @@ def test_process_has_a_session_of_its_own_and_outlives_its_starter(tmp_path: Pat
     finally:
         holder.kill(tmp_path)
     assert holder.wait_gone(tmp_path, 5)
+
+
+def test_monitor_that_cannot_be_asked_to_end_is_killed_without_waiting_for_that(
+    banger_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(life, "_KILL_SECONDS", 3600.0)
+    folder = vms.folder("web")
+    folder.mkdir(parents=True)
+    record = specs.Record(specs.SCHEMA, structs.replace(SPEC, vmm="firecracker", net="none"))
+    vms.save(record)
+    pid = sleeper(folder)
+    assert life.stop(record, 0.1) == "kill"
+    os.waitpid(pid, 0)
 
 
 class FakeQemu:

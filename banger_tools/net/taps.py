@@ -148,13 +148,20 @@ def detach(attached: Attachment) -> None:
 
     Does nothing, and needs no right, if nothing is left of it; leaves alone what belongs to another by now.
     """
-    if attached.tap not in _names() and not any(map(_may_be_bridge, _names())):
+    _take_away(lambda tap: (tap.name, tap.mark) == (attached.tap, attached.mark))
+
+
+def release(owner: Owner) -> None:
+    """Take the taps of a machine away of which nobody knows more than whose they are, as `detach` does."""
+    _take_away(lambda tap: tap.mark == owner.mark())
+
+
+def _take_away(which: Callable[[Tap], bool]) -> None:
+    if not any(pool.tap_address(name) or _may_be_bridge(name) for name in _names()):
         return
     with _locked():
-        there = links.listed()
-        for tap in _ours(there):
-            if tap.name == attached.tap and tap.mark == attached.mark:
-                _remove(tap)
+        for tap in filter(which, _ours(links.listed())):
+            _remove(tap)
         _sweep()
 
 

@@ -236,5 +236,6 @@ def press_power(record: specs.Record) -> None:
         firecracker_api.ask(_place(record) / API_SOCKET, "PUT", "/actions", action)
 
 
-def quit(record: specs.Record) -> None:
-    """Do nothing: Firecracker knows no such order, and is killed instead."""
+def quit(record: specs.Record) -> bool:
+    """Tell that nothing was asked: Firecracker knows no such order, and is killed instead."""
+    return False

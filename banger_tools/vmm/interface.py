@@ -70,8 +70,8 @@ class Monitor(Protocol):
     def press_power(self, record: specs.Record) -> None:
         """Ask the guest to power off the way that a button would; do nothing if that cannot be."""
 
-    def quit(self, record: specs.Record) -> None:
-        """Ask the monitor to end at once; do nothing if it does not answer or knows no such order."""
+    def quit(self, record: specs.Record) -> bool:
+        """Ask the monitor to end at once; tell whether it heard: it may not answer, or know no such order."""
 
 
 def monitor(name: str) -> Monitor:

@@ -176,11 +176,15 @@ def settle(record: specs.Record) -> specs.Record:
     So ends what nobody stopped: a guest that powered itself off, a monitor that died, a host that was rebooted.
     """
     folder = vms.folder(record.spec.name)
-    if record.process is None or holder.is_alive(folder):
+    if holder.is_alive(folder):
         return record
-    if record.process.network:
+    if record.process and record.process.network:
         taps.detach(record.process.network)
+    elif record.spec.net == "tap":  # whoever started it may have been killed before that was written down
+        taps.release(attachment.Owner(str(folder)))
     interface.monitor(record.spec.vmm).clear(folder)
+    if record.process is None:
+        return record
     record = structs.replace(record, process=None)
     vms.save(record)
     return record
@@ -259,8 +263,7 @@ def _end(record: specs.Record, timeout: float) -> str:
     if holder.wait_gone(folder, min(timeout, _BUTTON_SECONDS)):
         return "power button"
     console.warning(f"the VM '{name}' did not power off and is ended; what its guest had not written is lost")
-    monitor.quit(record)
-    if holder.wait_gone(folder, _KILL_SECONDS):
+    if monitor.quit(record) and holder.wait_gone(folder, _KILL_SECONDS):
         return "quit"
     kill(record)
     return "kill"
@@ -340,7 +343,8 @@ def delete(name: str, *, force: bool) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what any monitor may have left of a machine that nothing is known of."""
+    """Remove what any run may have left of a machine that nothing is known of."""
+    taps.release(attachment.Owner(str(folder)))
     for monitor in interface.MONITORS:
         interface.monitor(monitor).clear(folder)
 

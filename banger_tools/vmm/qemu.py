@@ -175,9 +175,9 @@ def press_power(record: specs.Record) -> None:
     _told(record, "system_powerdown")
 
 
-def quit(record: specs.Record) -> None:
-    """Ask QEMU to end."""
-    _told(record, "quit")
+def quit(record: specs.Record) -> bool:
+    """Ask QEMU to end, and tell whether it answered."""
+    return _told(record, "quit") is not None
 
 
 def _told(record: specs.Record, command: str) -> object:
