@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,44 @@ def host(pytestconfig: pytest.Config, bootable_home: Path, tmp_path_factory: pyt
         yield made
 
 
+# What a connection to the agent of a CID gives for some first words: `closed`, or the answer's first line.
+KNOCK = """
+import socket, sys
+with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as stream:
+    stream.settimeout(300)
+    stream.connect((int(sys.argv[1]), 10240))
+    try:
+        stream.sendall(sys.stdin.buffer.read())
+        stream.sendall(b"GET /healthz HTTP/1.1\\r\\nHost: guest\\r\\nConnection: close\\r\\n\\r\\n")
+        print(stream.recv(4096).decode().partition("\\r\\n")[0] or "closed")
+    except (ConnectionResetError, BrokenPipeError):
+        print("closed")
+"""
+
+
+def knock(host: Host, cid: int, words: str) -> str:
+    """Return what the agent of a guest answers to another program of the host."""
+    done = host.run("python3", "-c", KNOCK, str(cid), stdin=words.encode())
+    assert done.status == 0, done.stderr.decode()
+    return done.stdout.decode().strip()
+
+
+def check_that_only_who_knows_the_token_gets_in(host: Host, process: dict[str, Any]) -> None:
+    cid, token = process["cid"], process["token"]
+    assert len(token) == 64
+    assert knock(host, cid, "") == "closed"
+    assert knock(host, cid, f"TOKEN {'0' * 64}\n") == "closed"
+    assert knock(host, cid, f"TOKEN {token}\n") == "HTTP/1.1 200 OK"
+    folder = f"{HOME}/state/vms/seen"
+    assert host.sh(f"stat -c %a {folder} {folder}/vm.json {folder}/config.img") == "700\n600\n600\n"
+    assert token not in host.sh(f"tr '\\0' ' ' < /proc/{process['pid']}/cmdline; cat {folder}/*.log")
+    # in the guest, its root alone can read what holds it: a file and a disk
+    look = f"busybox grep -rl {token} /run; busybox ls -ln /run/banger/config.json; busybox ls -ln /dev/vdb"
+    found = host.inside("seen", look).splitlines()
+    assert found[0] == "/run/banger/config.json"
+    assert [line.split()[0] for line in found[1:]] == ["-rw-------", "brw-------"]
+
+
 def test_guest_with_kvm_is_reached_by_vsock_alone_and_stops_by_it(host: Host) -> None:
     words = "--image=tiny --name=seen --vmm=qemu --net=none --memory=128M --timeout=900"
     done = host.run("python3", "-P", "-c", PATIENT, *words.split())
@@ -50,6 +89,7 @@ def test_guest_with_kvm_is_reached_by_vsock_alone_and_stops_by_it(host: Host) ->
     command = host.sh(f"tr '\\0' ' ' < /proc/{process['pid']}/cmdline")
     assert f"vhost-vsock-pci,guest-cid={process['cid']}" in command and "virtserialport" not in command
     assert host.inside("seen", "hostname") == "seen\n"
+    check_that_only_who_knows_the_token_gets_in(host, process)
     host.sh("banger vm stop -q --timeout=300 seen")
     host.sh(f"e2fsck -fn {HOME}/state/vms/seen/root.ext4")
     assert "Power down" in host.sh(f"cat {HOME}/state/vms/seen/console.log")

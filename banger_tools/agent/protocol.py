@@ -15,7 +15,10 @@ Transports:
   AF_VSOCK, port 10240. The agent accepts connections of the host (CID 2); those from inside the guest, by loopback or
   by the guest's own CID, are closed without a byte. Firecracker gives the host a Unix socket for it: send
   `CONNECT 10240` and a newline, read one line that begins with `OK`, and what follows is the connection. With QEMU's
-  vhost-vsock device the host connects to the guest's CID.
+  vhost-vsock device the host connects to the guest's CID. Any user of the host can do that, so the guest config of
+  such a machine holds a token, another one for each start: `TOKEN`, a space, the token and a newline have to come
+  within 10 seconds and before anything else. There is no answer to it; anything else is closed without a byte. It is
+  `process.token` in the machine's vm.json, which only its owner can read.
 
   virtio-serial ports whose names begin with `banger.agent.` and a number, for hosts without vsock. Each port carries
   one connection at a time. Its stream is not reset when the host's side is opened anew, hence a framing:
@@ -30,7 +33,8 @@ Transports:
   command.
 
   A Unix socket, for tests and for looking around: `banger-guest agent --listen-unix PATH`. An agent started so
-  refuses to end the machine and to set its clock, unless `--system` is given, too.
+  refuses to end the machine and to set its clock, unless `--system` is given, too. It asks for the token of the guest
+  config as on AF_VSOCK; `--config FILE` names another one than /run/banger/config.json.
 
 Requests:
   Bodies of POST are JSON of known length (no chunks) of at most 1 MiB. A body that is empty will not do where one is
@@ -141,9 +145,11 @@ Examples:
     $ printf '(echo CONNECT 10240; socat -u - -) | socat -t 1 - UNIX:v.sock | (read ok; socat -u - -; kill $$)' >connect
     $ socat UNIX-LISTEN:agent.sock,fork EXEC:'sh connect' &
 
-  For one of QEMU with a vhost-vsock device, whose CID is 3:
+  For one of QEMU with a vhost-vsock device, whose CID is 3, in the folder of its vm.json:
 
-    socat UNIX-LISTEN:agent.sock,fork VSOCK-CONNECT:3:10240 &
+    jq -r '"TOKEN " + .process.token' vm.json >token
+    printf '(cat token; socat -u - -) | socat -t 1 - VSOCK-CONNECT:3:10240' >connect
+    socat UNIX-LISTEN:agent.sock,fork EXEC:'sh connect' &
 
   How the machine is:
 

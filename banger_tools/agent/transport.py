@@ -186,12 +186,15 @@ class SerialConnection(Connection):
 
 @contextlib.contextmanager
 def _short_path(path: Path) -> Iterator[str]:
-    """Yield a name for a socket that fits into the 108 bytes of sun_path, however deep its folder lies."""
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Yield a name for a socket that fits into the 108 bytes of sun_path, however deep its folder lies.
+
+    It is no symlink's: the folder may be a jail's, and what its user puts there must not lead us elsewhere.
+    """
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
+        yield f"/proc/self/fd/{descriptor}"
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def connect_unix(path: Path) -> socket.socket:
@@ -218,15 +221,28 @@ def _retry(connect: Callable[[], Connection | None], deadline: float) -> Connect
         time.sleep(_PAUSE)
 
 
-def unix(path: Path) -> Connector:
+def unix(path: Path, token: str | None = None) -> Connector:
     """Return a connector to an agent that listens on a Unix socket, as in tests."""
 
-    def attempt() -> Connection | None:
+    def attempt(deadline: float) -> Connection | None:
         with contextlib.suppress(OSError):
-            return Connection(connect_unix(path))
+            return _introduced(connect_unix(path), token, deadline)
         return None
 
-    return lambda deadline: _retry(attempt, deadline)
+    return lambda deadline: _retry(lambda: attempt(deadline), deadline)
+
+
+def _introduced(stream: socket.socket, token: str | None, deadline: float) -> Connection | None:
+    """Return a connection over a socket, which the agent's token opens if it has one; None if it takes nothing."""
+    connection = Connection(stream)
+    if token is None:
+        return connection
+    try:
+        connection.send(f"TOKEN {token}\n".encode(), deadline)
+    except errors.Retry:
+        connection.close()
+        return None
+    return connection
 
 
 def _retry_patiently(attempt: Callable[[float], Connection | None], deadline: float) -> Connection:
@@ -244,8 +260,8 @@ def _retry_patiently(attempt: Callable[[float], Connection | None], deadline: fl
     return _retry(patient, deadline)
 
 
-def vsock(cid: int, port: int = AGENT_PORT) -> Connector:
-    """Return a connector over the host's own AF_VSOCK (a QEMU guest with /dev/vhost-vsock)."""
+def vsock(cid: int, token: str | None = None, port: int = AGENT_PORT) -> Connector:
+    """Return a connector over the host's own AF_VSOCK (a QEMU guest with /dev/vhost-vsock), for who knows the token."""
 
     def attempt(deadline: float) -> Connection | None:
         stream = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
@@ -257,7 +273,7 @@ def vsock(cid: int, port: int = AGENT_PORT) -> Connector:
             if error.errno in (errno.EAFNOSUPPORT, errno.EACCES, errno.EPERM):
                 raise errors.os_error(error, "cannot use AF_VSOCK") from error
             return None
-        return Connection(stream)
+        return _introduced(stream, token, deadline)
 
     return lambda deadline: _retry_patiently(attempt, deadline)
 

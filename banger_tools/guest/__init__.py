@@ -8,7 +8,7 @@ The guest config that the program reads is JSON on a small raw disk, padded with
 
     hostname  disks {root, type, read_only, grow, work}  network {address, gateway, dns}  time (seconds since 1970)
     init (auto, image or banger)  run  argv  env  user  cwd  power (off or reboot)  ssh_keys
-    git {name, email}
+    git {name, email}  token (what clients of the agent have to say first)
 """
 
 from __future__ import annotations

@@ -74,8 +74,8 @@ def check_file(folder: Path, name: str, what: str) -> Path:
 
 
 def write(folder: Path, name: str, record: object) -> None:
-    """Write a record, replacing the one before in one rename."""
+    """Write a record, for its owner alone, replacing the one before in one rename."""
     import msgspec
 
     text = json.dumps(msgspec.to_builtins(record), indent=2, sort_keys=True) + "\n"
-    files.write_text(folder / name, text, force=True)
+    files.write_text(folder / name, text, force=True, mode=0o600)

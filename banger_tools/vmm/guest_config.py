@@ -55,12 +55,16 @@ def encode(config: dict[str, Any]) -> bytes:
     return text + b"\n" * (-len(text) % BLOCK)
 
 
-def write(spec: specs.Spec, folder: Path, network: Attachment | None, *, power: str) -> None:
-    """Write the config disk of a machine into its folder, for its next start."""
+def write(spec: specs.Spec, folder: Path, network: Attachment | None, *, power: str, token: str | None = None) -> None:
+    """Write the config disk of a machine into its folder, for its next start; `token` is what its agent asks for."""
     config = build(spec, network, work_disk=(folder / specs.WORK_DISK).exists(), power=power, now=int(time.time()))
+    if token:
+        config["token"] = token
     target = folder / specs.CONFIG_DISK
     temporary = folder / f".{specs.CONFIG_DISK}.tmp"
-    temporary.write_bytes(encode(config))
+    temporary.unlink(missing_ok=True)
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(encode(config))
     os.replace(temporary, target)
 
 

@@ -28,13 +28,15 @@ class Run(NamedTuple):
 class Launch(NamedTuple):
     """What to start: a command line whose paths may be relative to the folder, and the file there for its stdout.
 
-    `machine` is what it runs in the monitor's own words, `cid` the guest's vsock address if it is reached by that.
+    `machine` is what it runs in the monitor's own words, `cid` the guest's vsock address if it is reached by that,
+    `token` what its agent then asks for.
     """
 
     argv: Sequence[str]
     stdout: str
     machine: str
     cid: int | None = None
+    token: str | None = None
 
 
 class Monitor(Protocol):

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from banger_tools import errors, process
 from banger_tools.store import vms
-from banger_tools.vmm import disks, fit, holder, kernel_line, qemu_machine, qemu_vsock, qmp
+from banger_tools.vmm import disks, fit, guest_config, holder, kernel_line, qemu_machine, qemu_vsock, qmp
 from banger_tools.vmm import spec as specs
 from banger_tools.vmm.interface import Launch, Run
 from banger_tools.vmm.qemu_machine import Machine, accelerator, version
@@ -29,6 +30,7 @@ PORTS = 8
 QMP_SOCKET = "qmp.sock"
 AGENT_SOCKET = "agent.{}.sock"
 _QMP_SECONDS = 2.0
+_TOKEN_BYTES = 32
 
 
 def check(spec: specs.Spec) -> None:
@@ -53,7 +55,11 @@ def prepare(run: Run) -> Launch:
     disks.check_base(run.folder)
     built = qemu_machine.best(run.spec, run.accelerator)
     cid = qemu_vsock.free_cid(run.spec.id) if _hears_vsock(run.spec) else None
-    return Launch(command(run, built, cid), holder.LOG, built.name, cid)
+    token = None
+    if cid is not None:  # which any user of the host may connect to
+        token = secrets.token_hex(_TOKEN_BYTES)
+        guest_config.write(run.spec, run.folder, run.network, power=POWER, token=token)
+    return Launch(command(run, built, cid), holder.LOG, built.name, cid, token)
 
 
 def _hears_vsock(spec: specs.Spec) -> bool:
@@ -155,7 +161,7 @@ def agent(record: specs.Record) -> Agent:
     from banger_tools.agent import client, transport
 
     if record.process and record.process.cid is not None:
-        return client.Agent(transport.vsock(record.process.cid))
+        return client.Agent(transport.vsock(record.process.cid, record.process.token))
     return client.Agent(transport.serial_ports(vms.folder(record.spec.name)))
 
 

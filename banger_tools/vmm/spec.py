@@ -33,6 +33,7 @@ class Forward(Struct, frozen=True):
 class Boot(Struct, frozen=True):
     """What is booted: absolute paths (`vmlinuz`: the same as a bzImage), and words for the kernel's command line.
 
+    In the record's file, what lies beside it is named from there.
     `name` is that of the kernel in the store, '' if it is not of there.
     """
 
@@ -99,7 +100,8 @@ class Spec(Struct, frozen=True):
 class Process(Struct, frozen=True):
     """One run of the monitor: its process id, and when that started, so that an id used again is not mistaken for it.
 
-    `machine` is what it runs in the monitor's own words, `cid` the guest's vsock address if it is reached by that.
+    `machine` is what it runs in the monitor's own words, `cid` the guest's vsock address if it is reached by that,
+    `token` what its agent then asks for.
     """
 
     pid: int
@@ -109,6 +111,7 @@ class Process(Struct, frozen=True):
     machine: str
     cid: int | None = None
     network: Attachment | None = None
+    token: str | None = None
 
 
 class Record(Struct, frozen=True):

@@ -194,7 +194,8 @@ static void accept_client(int listener)
 	pid = is_host(&peer) && clients < CLIENTS_LIMIT ? fork_worker() : -1;
 	if (pid == 0) {
 		close(listener);
-		serve_client(fd);
+		if (token_is_told(fd, agent.config.token))
+			serve_client(fd);
 		_exit(0);
 	}
 	clients += pid > 0;
@@ -261,20 +262,23 @@ static void hold_standard_streams(void)
 		close(fd);
 }
 
-static void load_config(void)
+/* Without the file what init left there stays: an image's init may have mounted something over it. */
+static bool load_config(const char *path)
 {
 	size_t length;
-	char *text = config_from_file(CONFIG_FILE, &length);
+	char *text = config_from_file(path, &length);
 
+	if (!text)
+		return false;
 	config_defaults(&agent.config);
-	if (text)
-		config_parse(&agent.config, text, length);
+	config_parse(&agent.config, text, length);
 	free(text);
+	return true;
 }
 
 int agent_main(int argc, char **argv)
 {
-	const char *unix_path = NULL, *serial_path = NULL;
+	const char *unix_path = NULL, *serial_path = NULL, *config_path = NULL;
 
 	console_name(AGENT_NAME);
 	agent.system = argc < 2;
@@ -285,13 +289,18 @@ int agent_main(int argc, char **argv)
 			unix_path = argv[++i];
 		else if (strcmp(argv[i], "--serial") == 0 && i + 1 < argc)
 			serial_path = argv[++i];
+		else if (strcmp(argv[i], "--config") == 0 && i + 1 < argc)
+			config_path = argv[++i];
 		else
 			return say("unknown option '%s'", argv[i]), 64;
 	}
 	hold_standard_streams();
 	signal(SIGPIPE, SIG_IGN);
 	prctl(PR_SET_NAME, "banger-agent");
-	load_config();
+	if (!load_config(config_path ? config_path : CONFIG_FILE) && config_path) {
+		say_errno("cannot read the guest config '%s'", config_path);
+		return 66;
+	}
 	if (serial_path)
 		return serve_serial_path(serial_path);
 	listen_forever(unix_path);

@@ -12,6 +12,9 @@ struct agent {
 
 extern struct agent agent;
 
+/* Read a client's first line: does it tell the token? Without a token nothing is read, and all may talk to us. */
+bool token_is_told(int fd, const char *token);
+
 /* Serve one client until it leaves, and close. */
 void serve_client(int fd);
 

@@ -147,6 +147,7 @@ bool config_parse(struct config *config, const char *text, size_t length)
 	take_text(object, "cwd", config->cwd, sizeof config->cwd);
 	take_list(object, "ssh_keys", &config->ssh_keys);
 	take_git(config, json_member(object, "git"));
+	take_text(object, "token", config->token, sizeof config->token);
 	return true;
 }
 

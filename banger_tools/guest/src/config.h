@@ -8,6 +8,7 @@
 #include "guest.h"
 
 #define DNS_LIMIT 3 /* what resolv.conf(5) reads */
+#define TOKEN_LIMIT 129
 
 enum init_choice { INIT_AUTO, INIT_IMAGE, INIT_BANGER };
 
@@ -33,6 +34,7 @@ struct config {
 	char **ssh_keys;
 	char git_name[256]; /* empty: none */
 	char git_email[256];
+	char token[TOKEN_LIMIT]; /* what a client of the agent has to say first; empty: nothing */
 };
 
 void config_defaults(struct config *config);

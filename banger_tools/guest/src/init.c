@@ -1,6 +1,7 @@
 /* PID 1, or the /init of our initrd: from the kernel's hand-over to the image's own init, or to being it. */
 #include "init.h"
 
+#include "agent.h"
 #include "console.h"
 #include "file.h"
 #include "modules.h"
@@ -163,6 +164,7 @@ static void start_userland(const struct config *config)
 	identity_apply(config);
 	lookup_apply(config, systemd);
 	network_start(config);
+	agent.config = *config;
 	if (!has_unit)
 		agent_keep();
 	if (!systemd && (init || !config->run)) /* a command that is the machine's purpose runs alone, as in a container */
