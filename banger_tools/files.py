@@ -233,7 +233,7 @@ def locked(path: Path, *, wait: float | None = None, what: str | None = None) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        _take_lock(descriptor, wait, what or f"'{path}'")
+        take_lock(descriptor, wait, what or f"'{path}'")
         yield
     finally:
         os.close(descriptor)
@@ -248,7 +248,7 @@ def locked_folder(folder: Path, *, wait: float, what: str) -> Iterator[None]:
     while True:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            _take_lock(descriptor, wait, what)
+            take_lock(descriptor, wait, what)
             if os.path.samestat(os.fstat(descriptor), os.stat(folder)):  # else another one took its name meanwhile
                 yield
                 return
@@ -256,7 +256,11 @@ def locked_folder(folder: Path, *, wait: float, what: str) -> Iterator[None]:
             os.close(descriptor)
 
 
-def _take_lock(descriptor: int, wait: float | None, what: str) -> None:
+def take_lock(descriptor: int, wait: float | None, what: str) -> None:
+    """Lock an open file until it is closed; `wait` seconds at most, for ever if None.
+
+    Raises Retry when it stays held.
+    """
     if wait is None:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         return

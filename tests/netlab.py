@@ -31,6 +31,9 @@ asked = json.loads(sys.argv[1])
 try:
     if "detach" in asked:
         answer = taps.detach(msgspec.convert(asked["detach"], Attachment))
+    elif "lead" in asked:
+        forwards = msgspec.convert(asked["forwards"], list[Forward])
+        answer = taps.lead(msgspec.convert(asked["lead"], Attachment), nat=asked["nat"], forwards=forwards)
     elif "settle" in asked:
         answer = life.settle(vms.load(asked["settle"]))
     elif "delete" in asked:
@@ -142,7 +145,10 @@ class Host(Namespace):
         return got
 
     def detach(self, attached: dict[str, Any]) -> Any:
-        return self.call(detach={key: value for key, value in attached.items() if key != "said"})
+        return self.call(detach=_attachment(attached))
+
+    def lead(self, attached: dict[str, Any], *, nat: bool, forwards: Sequence[dict[str, Any]] = ()) -> Any:
+        return self.call(lead=_attachment(attached), nat=nat, forwards=forwards)
 
     @contextlib.contextmanager
     def opened(self, tap: str, *before: str) -> Iterator[None]:
@@ -159,6 +165,10 @@ class Host(Namespace):
             for one in asked
         ]
         return [json.loads(worker.communicate(timeout=300)[0]) for worker in workers]
+
+
+def _attachment(answer: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in answer.items() if key != "said"}
 
 
 def _wanted(folder: str | Path, **asked: Any) -> dict[str, Any]:

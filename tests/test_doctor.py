@@ -94,6 +94,15 @@ def test_subnet_that_the_host_has_already_is_told(banger_home: Path) -> None:
 
 
 @pytest.mark.root
+def test_bridge_that_has_lost_its_rules_is_told(banger_home: Path) -> None:
+    steps = ["link add banger type bridge", "address add 172.16.0.1/16 dev banger", "link set banger up alias"]
+    bridge = " && ".join(f"ip {step}" for step in steps) + " 'banger bridge'"
+    result, detail, hint = only(in_network(bridge), "tap")
+    assert result == "WARN" and "'banger' has lost its table" in detail and "restart" in hint
+    assert only(in_network(f"{bridge} && nft add table inet banger"), "tap")[0] == "WARN"  # not ours
+
+
+@pytest.mark.root
 def test_tap_of_a_machine_that_is_gone_is_told(banger_home: Path) -> None:
     tap = 'ip tuntap add dev bg-ac100005 mode tap && ip link set bg-ac100005 alias "banger vm /no/such/vm"'
     result, detail, hint = only(in_network(tap), "leftovers")
@@ -108,7 +117,7 @@ def test_tap_of_a_machine_that_is_gone_is_told(banger_home: Path) -> None:
     ("program", "check", "result", "cost", "mend"),
     [
         ("resize2fs", "e2fsprogs", "FAIL", "not installed", "apt-get install e2fsprogs"),
-        ("qemu-system-x86_64", "qemu", "FAIL", "no machine runs emulated", "apt-get install qemu-system-x86"),
+        ("qemu-system-x86_64", "qemu", "FAIL", "no machine can run", "apt-get install qemu-system-x86"),
         ("qemu-img", "qemu", "WARN", "cannot be an overlay", "apt-get install qemu-utils"),
         ("ssh", "ssh", "WARN", "banger vm exec only", "apt-get install openssh-client"),
         ("mmdebstrap", "mmdebstrap", "WARN", "apt: images cannot be made", "apt-get install mmdebstrap"),

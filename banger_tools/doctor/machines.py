@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import getpass
 import os
 import platform
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from banger_tools import errors, manifest, process
-from banger_tools.doctor.programs import dotted, version
+from banger_tools.doctor.programs import dotted, user, version
 from banger_tools.doctor.result import FAIL, PASS, WARN, Check, lack
 from banger_tools.store import kernels
 from banger_tools.vmm import probe
@@ -23,13 +21,14 @@ KVM = Path("/dev/kvm")
 
 
 def qemu() -> Iterator[Check]:
-    """Check that QEMU for this machine is there; Firecracker alone is enough where it runs."""
+    """Check that QEMU for this machine is there; Firecracker alone is enough where KVM lets it run."""
     try:
         found = version(process.run([_qemu(), "--version"], check=False).stdout)
     except errors.BangerError as error:
-        cost = "no machine runs emulated, or with a user network"
-        result = WARN if shutil.which("firecracker", path=process.search_path()) else FAIL
-        yield lack("qemu", error, cost)._replace(result=result)
+        if _firecracker_runs():
+            yield lack("qemu", error, "no machine runs emulated, or with a user network")
+        else:
+            yield lack("qemu", error, "no machine can run")._replace(result=FAIL)
         return
     try:
         process.find("qemu-img")
@@ -45,24 +44,46 @@ def _qemu() -> str:
 
 def firecracker() -> Iterator[Check]:
     """Check Firecracker: its version, whether a kernel boots in it, and its jailer."""
-    from banger_tools.vmm import firecracker as monitor
-
     cost = "--vmm firecracker cannot be used"
     hint = "put the release for this machine into PATH: https://github.com/firecracker-microvm/firecracker/releases"
     try:
-        found = monitor.version()
-        if version(found.encode()) < monitor.LEAST_VERSION:
-            raise errors.Unavailable(f"{found} is older than {dotted(monitor.LEAST_VERSION)}")
+        found = _firecracker_release()
     except errors.BangerError as error:
         yield Check("firecracker", WARN, f"{error.message}: {cost}", hint)
         return
-    kernel = _kernel()
-    answer = probe.firecracker(monitor.PROGRAM, found, Path(kernel.kernel)) if kernel and _opens() else None
+    answer = _firecracker_tried(found)
     if answer is not None and not answer.usable:
         yield Check("firecracker", WARN, f"{found}: {answer.reason}: {cost}", NESTED)
     else:
         yield Check("firecracker", PASS, f"{found}, boots a kernel" if answer else found)
     yield _jailer(found)
+
+
+def _firecracker_release() -> str:
+    """Return the version of Firecracker; raises Unavailable if there is none, or one that is too old."""
+    from banger_tools.vmm import firecracker as monitor
+
+    found = monitor.version()
+    if version(found.encode()) < monitor.LEAST_VERSION:
+        raise errors.Unavailable(f"{found} is older than {dotted(monitor.LEAST_VERSION)}")
+    return found
+
+
+def _firecracker_tried(release: str) -> probe.Answer | None:
+    """Return whether a kernel boots in Firecracker; None if that cannot be tried."""
+    from banger_tools.vmm import firecracker as monitor
+
+    kernel = _kernel()
+    return probe.firecracker(monitor.PROGRAM, release, Path(kernel.kernel)) if kernel and _opens() else None
+
+
+def _firecracker_runs() -> bool:
+    """Tell whether Firecracker can run machines, as far as that can be tried."""
+    try:
+        answer = _firecracker_tried(_firecracker_release())
+    except errors.BangerError:
+        return False
+    return _opens() and (answer is None or answer.usable)
 
 
 def _jailer(release: str) -> Check:
@@ -86,7 +107,7 @@ def kvm() -> Iterator[Check]:
     except FileNotFoundError:
         yield Check("kvm", WARN, f"no {KVM}: {EMULATED}", "enable virtualisation in the firmware; sudo modprobe kvm")
     except OSError as error:
-        mend = f"sudo usermod -aG kvm {getpass.getuser()}" if error.errno == errno.EACCES else None
+        mend = f"sudo usermod -aG kvm {user()}" if error.errno == errno.EACCES else None
         yield Check("kvm", WARN, f"{KVM} cannot be opened: {errors.reason(error)}: {EMULATED}", mend)
     else:
         yield _kvm_tried()
@@ -144,13 +165,21 @@ def vsock() -> Iterator[Check]:
 
 def taps() -> Iterator[Check]:
     """Check what --net tap needs: iproute2, nftables, the right to make taps, and a subnet that nobody else has."""
-    from banger_tools.net import links, pool
     from banger_tools.net import taps as networks
 
     try:
-        networks.check()
-        pool.refuse_overlap(pool.configured(), links.routes())
+        networks.foresee()
+        lost = networks.unguarded()
     except errors.BangerError as error:
         yield lack("tap", error, "--net tap cannot be used, and Firecracker's machines have no network")
     else:
-        yield Check("tap", PASS, "taps can be made")
+        yield _ruled(lost)
+
+
+def _ruled(lost: list[str]) -> Check:
+    """Return the check of the rules for machines on taps, which some bridges may have lost."""
+    if not lost:
+        return Check("tap", PASS, "taps can be made")
+    bridges = ", ".join(f"'{name}'" for name in lost)
+    cost = "its machines have no ports, no way out by NAT, and may reach what listens on 127.0.0.1 of this host"
+    return Check("tap", WARN, f"{bridges} has lost its table of nftables: {cost}", "banger vm restart each of them")

@@ -31,6 +31,14 @@ def dotted(number: tuple[int, ...]) -> str:
     return ".".join(map(str, number)) or "unknown version"
 
 
+def user() -> str:
+    """Return the name of the user, or the number of one who has none here, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.geteuid())
+
+
 def python() -> Iterator[Check]:
     """Check the Python that runs the programs."""
     fits = sys.version_info >= OLDEST_PYTHON
@@ -88,7 +96,7 @@ def debian_builds() -> Iterator[Check]:
         return
     without = [] if os.geteuid() == 0 else [name for name in ("subuid", "subgid") if not _has_range(Path("/etc", name))]
     if without:
-        name = getpass.getuser()
+        name = user()
         add = f"sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}"
         yield Check("mmdebstrap", WARN, f"/etc/{without[0]} has no range for '{name}': {cost}", add)
     else:
@@ -96,7 +104,7 @@ def debian_builds() -> Iterator[Check]:
 
 
 def _has_range(table: Path) -> bool:
-    names = {getpass.getuser(), str(os.geteuid())}
+    names = {user(), str(os.geteuid())}
     with contextlib.suppress(OSError):
         return any(line.split(":")[0] in names for line in table.read_text().splitlines())
     return False

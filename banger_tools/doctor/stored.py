@@ -78,7 +78,8 @@ def machines() -> Iterator[Check]:
             record = vms.load(name)
             _check_files(name, record)
         except errors.BangerError as error:
-            yield Check("machines", FAIL, error.message, f"banger vm delete --force {name}")
+            if records.exists(vms.root() / name):  # else it went meanwhile
+                yield Check("machines", FAIL, error.message, f"banger vm delete --force {name}")
             continue
         how = life.condition(record)
         if how.state in ("running", "stopped") and how.reason is None:
@@ -98,14 +99,17 @@ def _unwell(name: str, how: life.Condition) -> Check:
 
 
 def _check_files(name: str, record: specs.Record) -> None:
-    """Check that what a machine starts with is in its folder; raises BadInput, Denied."""
+    """Check that what a machine starts with is there; raises BadInput, Denied."""
     folder = vms.folder(name)
     vms.image(name)
     for disk in specs.disks(folder, record.spec.guest):
         if disk.file != specs.CONFIG_DISK:  # written anew at each start
             records.check_file(folder, disk.file, vms.WHAT)
     for path in filter(None, (record.spec.boot.kernel, record.spec.boot.initrd)):
-        records.check_file(folder, str(Path(path).relative_to(folder)), vms.WHAT)
+        if Path(path).is_relative_to(folder):
+            records.check_file(folder, str(Path(path).relative_to(folder)), vms.WHAT)
+        elif not Path(path).exists():  # a record of an older time names it from the root
+            raise records.broken(folder, vms.WHAT, f"it was made for '{Path(path).parents[1]}'")
 
 
 def leftovers() -> Iterator[Check]:

@@ -15,7 +15,7 @@ from banger_tools.net.pool import Pool
 
 MARK = "banger bridge"
 _FORWARDING_WAS_OFF = f"{MARK}, ip_forward was 0"
-_SYSCTL = Path("/proc/sys/net/ipv4")
+_SYSCTL = Path("/proc/sys/net")
 
 
 def ensure(settled: Pool, there: Mapping[str, Link]) -> None:
@@ -23,20 +23,28 @@ def ensure(settled: Pool, there: Mapping[str, Link]) -> None:
 
     Raises Unavailable if its subnet is not free, CannotCreate if another device has its name or it another address.
     """
-    address = settled.interface(settled.gateway)
-    if link := there.get(settled.bridge):
-        _refuse_other(link, address)
+    if is_there(settled, there):
         return
-    pool.refuse_overlap(settled, links.routes())
+    address = settled.interface(settled.gateway)
     name, mac = settled.bridge, pool.mac(settled.gateway)
     # a hardware address of its own, or it would change to that of a new tap, and guests remember the old one
     links.change([f"link add {name} address {mac} type bridge"])
     try:
+        _keep_ipv6_out(name)
         links.change([f'link set {name} alias "{MARK}"', f"addr add {address} dev {name}", f"link set {name} up"])
         nat.make(settled)
     except BaseException:
         remove(name, MARK)
         raise
+
+
+def is_there(settled: Pool, there: Mapping[str, Link]) -> bool:
+    """Tell whether the bridge is there already; raise what `ensure` does if it cannot be ours, or be made."""
+    if link := there.get(settled.bridge):
+        _refuse_other(link, settled.interface(settled.gateway))
+        return True
+    pool.refuse_overlap(settled, links.routes())
+    return False
 
 
 def _refuse_other(link: Link, address: str) -> None:
@@ -58,8 +66,14 @@ def remove(name: str, alias: str) -> None:
     """Remove a bridge that has no tap any more, its table, and what its alias says that was changed for it."""
     nat.remove(name)
     if alias == _FORWARDING_WAS_OFF and _forwards():
-        _write("ip_forward", "0")
+        _write("ipv4/ip_forward", "0")
     links.change([f"link del {name}"])
+
+
+def _keep_ipv6_out(name: str) -> None:
+    """Have the bridge hear no IPv6: a machine that says it is a router would become that of this host."""
+    if (_SYSCTL / f"ipv6/conf/{name}").is_dir():  # a host without IPv6 has no such place
+        _write(f"ipv6/conf/{name}/disable_ipv6", "1")
 
 
 def let_forward(name: str) -> None:
@@ -67,22 +81,27 @@ def let_forward(name: str) -> None:
     if _forwards():
         return
     links.change([f'link set {name} alias "{_FORWARDING_WAS_OFF}"'])
-    _write("ip_forward", "1")
+    _write("ipv4/ip_forward", "1")
     console.note("this host forwards packets between its networks (net.ipv4.ip_forward) until the last such VM ends")
 
 
 def _forwards() -> bool:
-    return (_SYSCTL / "ip_forward").read_text().strip() != "0"
+    return (_SYSCTL / "ipv4/ip_forward").read_text().strip() != "0"
 
 
 def let_loopback_out(name: str) -> None:
     """Have connections to 127.0.0.1 led to machines: the table keeps the machines themselves away from there."""
-    _write(f"conf/{name}/route_localnet", "1")
+    _write(f"ipv4/conf/{name}/route_localnet", "1")
+
+
+def keep_loopback_in(name: str) -> None:
+    """Take that back, as long as there is no table that keeps the machines away."""
+    _write(f"ipv4/conf/{name}/route_localnet", "0")
 
 
 def _write(sysctl: str, value: str) -> None:
     try:
         (_SYSCTL / sysctl).write_text(value)
     except OSError as error:
-        name = f"net.ipv4.{sysctl.replace('/', '.')}"
+        name = f"net.{sysctl.replace('/', '.')}"
         raise errors.Unavailable(f"cannot set '{name}': {errors.reason(error)}", f"sysctl -w {name}={value}") from error

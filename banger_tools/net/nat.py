@@ -97,10 +97,15 @@ def remove(bridge: str) -> None:
 
 
 def read(bridge: str) -> Table | None:
-    """Return who is in the table of a bridge; None if it is not there, as after a `nft flush ruleset`."""
+    """Return who is in the table of a bridge; None if it is not there, as after a `nft flush ruleset`.
+
+    Raises Denied or Unavailable if nft cannot tell.
+    """
     done = process.run(["nft", "-j", "list", "table", "inet", bridge], check=False)
     if done.status != 0:
-        return None
+        if b"No such file or directory" in done.stderr:
+            return None
+        raise _failure(done)
     sets = {name: one for raw in json.loads(done.stdout)["nftables"] for name, one in _named_set(raw)}
     if not {"nat", "ports", "every_address"} <= sets.keys():
         return None
@@ -166,9 +171,13 @@ def _load(text: str) -> None:
     """Have nft do all of this at once, or nothing of it."""
     done = process.run(["nft", "-f", "-"], stdin=text.encode(), check=False)
     if done.status != 0:
-        said = done.stderr.decode(errors="replace").strip().splitlines() or [f"status {done.status}"]
-        kind = errors.Denied if "not permitted" in said[0] else errors.Unavailable
-        raise kind(f"'nft' failed: {said[0]}", USER_NETWORK)
+        raise _failure(done)
+
+
+def _failure(done: process.Result) -> errors.BangerError:
+    said = done.stderr.decode(errors="replace").strip().splitlines() or [f"status {done.status}"]
+    kind = errors.Denied if "not permitted" in said[0] else errors.Unavailable
+    return kind(f"'nft' failed: {said[0]}", USER_NETWORK)
 
 
 def warn_if_blocked(bridge: str) -> None:

@@ -7,16 +7,17 @@ the lock of the network namespace for the few milliseconds that it takes.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
+import shlex
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Interface
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import structs
 
-from banger_tools import errors
+from banger_tools import console, errors, files
 from banger_tools.net import attachment, bridge, links, nat, pool, resolvers, rights
 from banger_tools.net.attachment import Attachment, Owner
 from banger_tools.net.links import Link
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from banger_tools.vmm.spec import Forward
 
 check = rights.check
+LOCK_SECONDS = 60.0
 
 
 class Tap(NamedTuple):
@@ -39,11 +41,17 @@ class Tap(NamedTuple):
     used: bool
 
 
+def foresee() -> None:
+    """Raise what `attach` would raise of the right, the bridge and the subnet; nothing is made."""
+    check()
+    bridge.is_there(pool.configured(), links.listed())
+
+
 def attach(owner: Owner, *, wish: str | None, nat: bool, forwards: Sequence[Forward]) -> Attachment:
     """Give a machine a tap of its own, at the address that it wishes (with or without a prefix) if that is free.
 
     The first one brings the bridge with it. A failure is undone. Raises what `check` does, Unavailable if the subnet is
-    not free or has no address left, CannotCreate if a port leads to another machine.
+    not free or has no address left, CannotCreate if a port leads to another machine, Retry if the lock stays held.
     """
     check()
     settled, servers = pool.configured(), resolvers.servers()
@@ -56,7 +64,7 @@ def attach(owner: Owner, *, wish: str | None, nat: bool, forwards: Sequence[Forw
             bridge.ensure(settled, there)
             address = pool.take(settled, owner.folder, wish, there)
             _plug(settled, owner, address)
-            _lead(settled, address, through=nat, forwards=forwards)
+            _lead(settled, address, through=nat, forwards=forwards, there=there)
         except BaseException:
             _undo(owner.mark())
             raise
@@ -85,7 +93,7 @@ def lead(attached: Attachment, *, nat: bool, forwards: Sequence[Forward]) -> Att
         # what config.toml says by now may be something else
         own = IPv4Interface(attached.address)
         settled = Pool(own.network, IPv4Address(attached.gateway), tap.bridge)
-        _lead(settled, own.ip, through=nat, forwards=forwards)
+        _lead(settled, own.ip, through=nat, forwards=forwards, there=there)
     return structs.replace(attached, nat=nat)
 
 
@@ -117,12 +125,16 @@ def _plug(settled: Pool, owner: Owner, address: IPv4Address) -> None:
     )
 
 
-def _lead(settled: Pool, address: IPv4Address, *, through: bool, forwards: Sequence[Forward]) -> None:
-    """Lead a machine's packets out, and those to the host's ports in."""
+def _lead(
+    settled: Pool, address: IPv4Address, *, through: bool, forwards: Sequence[Forward], there: Mapping[str, Link]
+) -> None:
+    """Lead a machine's packets out, and those to the host's ports in; `there` are the links, of which it may be one."""
     table = nat.read(settled.bridge)
     if table is None:
+        bridge.keep_loopback_in(settled.bridge)
         nat.make(settled)
         table = nat.Table([], [])
+        _warn_of_lost_rules([tap for tap in _ours(there) if tap.bridge == settled.bridge and tap.address != address])
     nat.refuse_taken(table, forwards, address)
     from_outside = [forward for forward in forwards if not forward.host.startswith("127.")]
     if through or from_outside:
@@ -131,6 +143,19 @@ def _lead(settled: Pool, address: IPv4Address, *, through: bool, forwards: Seque
     if len(from_outside) < len(forwards) or any(forward.host == nat.EVERY_ADDRESS for forward in forwards):
         bridge.let_loopback_out(settled.bridge)
     nat.put(settled, table, address, nat=through, forwards=forwards)
+
+
+def _warn_of_lost_rules(others: Sequence[Tap]) -> None:
+    if not others:
+        return
+    console.warning("the rules for machines on taps were gone: those that run have no ports and no way out by NAT")
+    names = [Path(tap.folder).name if tap.folder else tap.name for tap in others]
+    console.hint(f"banger vm restart {shlex.join(names)}")
+
+
+def unguarded() -> list[str]:
+    """Return the bridges of ours whose table is gone, as after a `nft flush ruleset`; raises what `nat.read` does."""
+    return [link.name for link in links.listed().values() if bridge.is_ours(link) and nat.read(link.name) is None]
 
 
 def _undo(mark: str) -> None:
@@ -198,7 +223,7 @@ def _may_be_bridge(name: str) -> bool:
     return name.startswith("banger")
 
 
-def _ours(there: dict[str, Link]) -> list[Tap]:
+def _ours(there: Mapping[str, Link]) -> list[Tap]:
     """Return the taps among some links that are machines'; one without a mark is only just being made."""
     return [
         Tap(link.name, address, link.alias, attachment.folder_of(link.alias), link.bridge, link.used)
@@ -208,9 +233,11 @@ def _ours(there: dict[str, Link]) -> list[Tap]:
 
 
 def _remove(tap: Tap) -> None:
-    if tap.bridge:
-        nat.forget(tap.bridge, tap.address)
-    links.change([f"link del {tap.name}"])
+    try:
+        if tap.bridge:
+            nat.forget(tap.bridge, tap.address)
+    finally:
+        links.change([f"link del {tap.name}"])
 
 
 def _sweep() -> None:
@@ -226,7 +253,7 @@ def _locked() -> Iterator[None]:
     """Hold the lock of the network that we are in: one on its namespace, for all users, which goes with the process."""
     descriptor = os.open(rights.NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        files.take_lock(descriptor, LOCK_SECONDS, "the tap network")
         yield
     finally:
         os.close(descriptor)

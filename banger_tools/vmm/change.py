@@ -48,7 +48,7 @@ def change(name: str, changes: Changes) -> specs.Record:
     interface.monitor(spec.vmm).check(spec)
     for disk, size in growths:
         disks.extend(disk, size)
-    record = structs.replace(record, spec=spec, process=_let_out(record.process, spec))
+    record = structs.replace(record, spec=spec, process=_let_out(record.process, spec, changes))
     vms.save(record)
     return record
 
@@ -83,8 +83,8 @@ def _growth(option: str, disk: Path, size: int) -> _Growth:
     return _Growth(disk, size)
 
 
-def _let_out(process: specs.Process | None, spec: specs.Spec) -> specs.Process | None:
-    """Let a running machine out of its tap's network, or no longer."""
-    if process is None or process.network is None or process.network.nat == spec.nat:
+def _let_out(process: specs.Process | None, spec: specs.Spec, changes: Changes) -> specs.Process | None:
+    """Let a running machine out of its tap's network, or no longer: also if it was told before, for rules get lost."""
+    if process is None or process.network is None or changes.nat is None:
         return process
     return structs.replace(process, network=taps.lead(process.network, nat=spec.nat, forwards=spec.forwards))
