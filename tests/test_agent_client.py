@@ -98,6 +98,31 @@ def test_answer_that_makes_no_sense_is_bad_input(lying: Callable[[bytes], Agent]
         lying(LIES[lie]).health(5)
 
 
+MEMORY = '{"total": 4, "free": 1, "available": 2, "swap_total": 0, "swap_free": 0}'
+ODD = [
+    ("health", '{"name": "banger-agent", "uptime": "x"}'),
+    ("health", '{"name": "banger-agent", "uptime": NaN}'),
+    ("health", '{"name": "banger-agent", "boot_id": ["x"]}'),
+    ("health", '{"name": "banger-agent", "\\udcff": 1}'),
+    ("stats", "{}"),
+    ("stats", f'{{"memory": {MEMORY}, "load": [], "cpus": 1, "disks": []}}'),
+    ("stats", f'{{"memory": {MEMORY}, "load": [0, 0, 1e999], "cpus": 1, "disks": []}}'),
+    ("stats", f'{{"memory": {MEMORY.replace("4", "1" + "0" * 400)}, "load": [0, 0, 0], "cpus": 1, "disks": []}}'),
+    ("stats", f'{{"memory": {MEMORY}, "load": [0, 0, 0], "cpus": 1, "disks": [{{"path": "/"}}]}}'),
+    ("ports", "{}"),
+    ("ports", '{"ports": [{}]}'),
+    ("ports", '{"ports": [{"protocol": "tcp", "address": "nowhere", "port": 1}]}'),
+    ("ports", '{"ports": [{"protocol": "icmp", "address": "::", "port": 1}]}'),
+    ("ports", '{"ports": [{"protocol": "tcp", "address": "::", "port": 70000}]}'),
+]
+
+
+@pytest.mark.parametrize(("question", "answer"), ODD)
+def test_odd_answer_is_bad_input(lying: Callable[[bytes], Agent], question: str, answer: str) -> None:
+    with pytest.raises(errors.BadInput):
+        getattr(lying(body(answer.encode())), question)(5)
+
+
 def test_silent_guest_is_given_up_at_the_deadline(lying: Callable[[Callable[[socket.socket], None]], Agent]) -> None:
     agent = lying(lambda stream: time.sleep(3))
     began = time.monotonic()
@@ -211,7 +236,7 @@ def test_firecracker_socket_is_asked_for_the_port(tmp_path: Path) -> None:
             listener.bind(str(tmp_path / "v.sock"))
             listener.listen(2)
             threading.Thread(target=serve, args=(listener,), daemon=True).start()
-            assert Agent(transport.firecracker(tmp_path / "v.sock")).health(5)["name"] == "banger-agent"
+            assert Agent(transport.firecracker(tmp_path / "v.sock")).health(5).name == "banger-agent"
         assert seen == [b"CONNECT 10240\n"] * 2
 
 

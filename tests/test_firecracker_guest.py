@@ -45,11 +45,11 @@ def inner(outer: Outer) -> Inner:
 
 def test_agent_answers_over_firecrackers_vsock_socket(inner: Inner) -> None:
     health = inner.agent.health()
-    assert health["boot_id"] == inner.sh("cat /proc/sys/kernel/random/boot_id").strip()
+    assert health.boot_id == inner.sh("cat /proc/sys/kernel/random/boot_id").strip()
     assert inner.sh("hostname") == "inner\n"
     result = guest_lab.execute(inner.agent, "sh", "-c", "cat; echo no >&2; exit 42", stdin=b"yes\n")
     assert result == (42, b"yes\n", b"no\n")
-    assert inner.agent.stats()["disks"][0]["device"] == "/dev/vda"
+    assert inner.agent.stats().disks[0].device == "/dev/vda"
 
 
 def test_files_go_both_ways_over_vsock(inner: Inner) -> None:
@@ -77,7 +77,7 @@ def test_ports_over_vsock_are_those_of_the_guest(inner: Inner) -> None:
     pid = int(inner.sh("socat TCP-LISTEN:8080,fork EXEC:cat </dev/null >/dev/null 2>&1 & echo $!"))
     assert guest_lab.until(lambda: inner.agent.ports(), SECONDS)
     port = inner.agent.ports()[0]
-    assert (port["protocol"], port["port"], port["pid"], port["program"]) == ("tcp", 8080, pid, "socat")
+    assert (port.protocol, port.port, port.pid, port.program) == ("tcp", 8080, pid, "socat")
     inner.sh(f"kill {pid}")
 
 

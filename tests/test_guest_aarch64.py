@@ -143,8 +143,8 @@ def said(agent: Agent, script: str) -> str:
 def test_machine_of_that_kind_boots_and_runs_commands(machine: Agent) -> None:
     assert said(machine, "busybox uname -m; busybox hostname") == f"{ARCH}\narm\n"
     assert guest_lab.execute(machine, "/bin/sh", "-c", "exit 42").status == 42
-    assert machine.health()["first_boot_pending"] is False
-    assert machine.stats()["disks"][0]["device"] == "/dev/vda"
+    assert machine.health().first_boot_pending is False
+    assert machine.stats().disks[0].device == "/dev/vda"
 
 
 @pytest.mark.boot

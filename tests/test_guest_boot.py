@@ -137,7 +137,7 @@ def test_image_of_one_program_boots_and_answers_everything(tmp_path: Path, kerne
         assert "/dev/vda / ext4 rw" in mounts and "/dev/vdb /root ext4 rw" in mounts
         keys = "busybox stat -c '%a %u:%g' /root/.ssh /root/.ssh/authorized_keys"
         assert vm.sh(keys) == "700 0:0\n600 0:0\n"
-        assert agent.stats()["disks"][0]["device"] == "/dev/vda"
+        assert agent.stats().disks[0].device == "/dev/vda"
         agent.set_time(1_900_000_000)
         assert 0 <= int(vm.sh("busybox date +%s")) - 1_900_000_000 < 60
         transfer(agent)

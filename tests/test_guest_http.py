@@ -84,12 +84,12 @@ def test_ports_are_those_that_listen(agent: Agent) -> None:
         socket.create_server(("127.0.0.1", 0)) as server,
         socket.create_server(("::1", 0), family=socket.AF_INET6) as six,
     ):
-        found = {(port["address"], port["port"]): port for port in agent.ports() if port["protocol"] == "tcp"}
+        found = {(port.address, port.port): port for port in agent.ports() if port.protocol == "tcp"}
         mine = found["127.0.0.1", server.getsockname()[1]]
         assert ("::1", six.getsockname()[1]) in found
     if os.geteuid() == 0:
-        assert mine["pid"] == os.getpid()
-        assert mine["program"] == Path("/proc/self/comm").read_text().strip()
+        assert mine.pid == os.getpid()
+        assert mine.program == Path("/proc/self/comm").read_text().strip()
 
 
 @pytest.mark.root
@@ -112,20 +112,20 @@ def test_listener_of_another_user_is_named_on_each_protocol(agent: Agent) -> Non
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         numbers = list(map(int, process.stdout.readline().split()))
-        found = {(port["protocol"], port["address"], port["port"]): port for port in agent.ports()}
+        found = {(port.protocol, port.address, port.port): port for port in agent.ports()}
         process.communicate(b"\n", guest_lab.SECONDS)
     kinds = [("tcp", "127.0.0.1"), ("udp", "127.0.0.1"), ("tcp", "::1"), ("udp", "::1")]
     for (protocol, address), number in zip(kinds, numbers, strict=True):
         port = found[protocol, address, number]
-        assert (port["pid"], port["program"]) == (process.pid, 'odd\udcff"name')
+        assert (port.pid, port.program) == (process.pid, 'odd\udcff"name')
 
 
 def test_stats_are_those_of_the_machine(agent: Agent) -> None:
     stats = agent.stats()
-    assert stats["memory"]["total"] == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert stats["cpus"] == os.sysconf("SC_NPROCESSORS_ONLN")
+    assert stats.memory.total == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert stats.cpus == os.sysconf("SC_NPROCESSORS_ONLN")
     root = os.statvfs("/")
-    assert {"/": root.f_blocks * root.f_frsize}.items() <= {d["path"]: d["size"] for d in stats["disks"]}.items()
+    assert {"/": root.f_blocks * root.f_frsize}.items() <= {d.path: d.size for d in stats.disks}.items()
 
 
 def test_sync_answers(agent: Agent) -> None:

@@ -66,8 +66,8 @@ def machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def test_agent_is_ready_and_tells_which_boot_it_is(machine: Machine) -> None:
     health = machine.agent.health()
-    assert health["ready"] is True and health["uptime"] > 0
-    assert health["boot_id"] == machine.sh("cat /proc/sys/kernel/random/boot_id").strip()
+    assert health.ready is True and health.uptime > 0
+    assert health.boot_id == machine.sh("cat /proc/sys/kernel/random/boot_id").strip()
 
 
 def test_init_of_the_image_is_process_one(machine: Machine) -> None:
@@ -92,7 +92,7 @@ def test_status_and_streams_of_a_command_are_its_own(machine: Machine) -> None:
 
 def test_who_listens_is_listed(machine: Machine) -> None:
     def listener() -> list[str]:
-        return [str(port["program"]) for port in machine.agent.ports() if port["port"] == 7777]
+        return [str(port.program) for port in machine.agent.ports() if port.port == 7777]
 
     machine.sh(f"{machine.kind.listen} >/dev/null 2>&1 </dev/null &")
     assert guest_lab.until(listener, SECONDS)
@@ -207,7 +207,7 @@ def agents(machine: Machine) -> set[int]:
 def answers(machine: Machine) -> Callable[[], bool]:
     def ask() -> bool:
         try:
-            return machine.agent.health(5.0)["ready"] is True
+            return machine.agent.health(5.0).ready
         except errors.BangerError:
             return False
 
@@ -225,14 +225,14 @@ def test_agent_comes_back_when_it_dies(machine: Machine) -> None:
 
 def test_getty_without_a_terminal_does_not_fill_the_console(machine: Machine) -> None:
     assert guest_lab.until(lambda: machine.kind.settled in machine.console(), SECONDS)
-    uptime = machine.agent.health()["uptime"]
+    uptime = machine.agent.health().uptime
     assert len(machine.console().splitlines()) < 60 + 2 * uptime, machine.console()
 
 
 def is_gone(machine: Machine) -> Callable[[], bool]:
     def look() -> bool:
         shown = support.manifest_of(support.run_ok("banger", "vm", "show", machine.name))
-        return bool(shown["vm"]["state"] == "stopped")
+        return bool(shown["vm"]["state"] == "ended")
 
     return look
 

@@ -145,7 +145,7 @@ def test_client_that_left_in_the_middle_of_output_does_not_disturb_the_next(tmp_
                 head = b"POST /exec HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body)
                 connection.send(head + body, time.monotonic() + 5)
                 assert connection.receive(time.monotonic() + 5)
-            assert agent.health(10)["name"] == "banger-agent"
+            assert agent.health(10).name == "banger-agent"
 
 
 def test_busy_port_is_waited_for_until_the_deadline(tmp_path: Path) -> None:

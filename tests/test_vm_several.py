@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from banger_tools import errors
 from tests import logins, support
 from tests.boots import delete, guest, monitors, said, show, vm_folders
 
@@ -107,6 +108,13 @@ def test_stats_are_what_the_host_and_the_guest_say(runs: tuple[str, str]) -> Non
     path = show("second")["path"]
     blocks = sum(f.stat().st_blocks for f in Path(path).rglob("*") if f.is_file() and f.stat().st_nlink == 1)
     assert second["host"]["disk"] == pytest.approx(blocks * 512, rel=0.1)
+
+
+@pytest.mark.parametrize("command", ["stats", "ports", "health"])
+def test_machine_that_cannot_be_asked_hides_no_other(runs: tuple[str, str], command: str) -> None:
+    done = vm(command, "--json", "nothing", *runs)
+    assert done.returncode == errors.NoInput.status and b"'nothing'" in done.stderr
+    assert {row["name"] for row in json.loads(done.stdout)} >= {"first"}
 
 
 def test_stats_burn_of_a_guest_is_seen(runs: tuple[str, str]) -> None:

@@ -6,12 +6,15 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from banger_tools import errors
 from banger_tools.agent import http
 from banger_tools.agent.transport import Connection, Connector
+
+if TYPE_CHECKING:
+    from banger_tools.agent.answers import Health, Port, Stats
 
 ANSWER_SECONDS = 30.0
 SYNC_SECONDS = 300.0
@@ -34,17 +37,19 @@ class Agent:
     def __init__(self, connect: Connector) -> None:
         self._connect = connect
 
-    def health(self, timeout: float = ANSWER_SECONDS) -> dict[str, Any]:
-        """Return what the agent says of itself: name, version, boot_id, uptime, ready.
+    def health(self, timeout: float = ANSWER_SECONDS) -> Health:
+        """Return what the agent says of itself.
 
         Raises Retry if it does not answer in time, BadInput if something else answers.
         """
-        answer = self._call("GET", "/healthz", timeout=timeout)
-        if answer.get("name") != "banger-agent":
+        from banger_tools.agent import answers
+
+        answer = answers.read(self._call("GET", "/healthz", timeout=timeout), answers.Health)
+        if answer.name != "banger-agent":
             raise errors.BadInput("something else than banger's agent answers in the guest")
         return answer
 
-    def wait_ready(self, deadline: float, alive: Callable[[], bool]) -> dict[str, Any]:
+    def wait_ready(self, deadline: float, alive: Callable[[], bool]) -> Health:
         """Return the first answer of the agent to a question for its health.
 
         Raises Unavailable as soon as the machine is not alive any more, Retry at the deadline (monotonic).
@@ -56,7 +61,7 @@ class Agent:
             patience = min(max(_ATTEMPT_SECONDS, (time.monotonic() - began) / 2), _LONGEST_ATTEMPT)
             with contextlib.suppress(errors.Retry):
                 answer = self.health(max(min(patience, left), 0.001))
-                if answer.get("ready") is True:
+                if answer.ready:
                     return answer
             if not alive():
                 raise errors.Unavailable("the machine ended before its agent answered")
@@ -103,16 +108,17 @@ class Agent:
         """Have the guest end: `graceful` is its init's own way, `now` kills, syncs and powers off."""
         self._call("POST", "/shutdown", {"mode": mode}, timeout=timeout)
 
-    def stats(self, timeout: float = ANSWER_SECONDS) -> dict[str, Any]:
-        """Return memory, load and disks of the guest, in bytes."""
-        return self._call("GET", "/stats", timeout=timeout)
+    def stats(self, timeout: float = ANSWER_SECONDS) -> Stats:
+        """Return memory, load and disks of the guest; raises BadInput for an answer that makes no sense."""
+        from banger_tools.agent import answers
 
-    def ports(self, timeout: float = ANSWER_SECONDS) -> list[dict[str, Any]]:
-        """Return who listens in the guest: protocol, address, port, and pid and program where known."""
-        ports = self._call("GET", "/ports", timeout=timeout).get("ports")
-        if not isinstance(ports, list) or not all(isinstance(port, dict) for port in ports):
-            raise errors.BadInput("the guest's agent sends an answer that makes no sense")
-        return ports
+        return answers.read(self._call("GET", "/stats", timeout=timeout), answers.Stats)
+
+    def ports(self, timeout: float = ANSWER_SECONDS) -> list[Port]:
+        """Return who listens in the guest; raises BadInput for an answer that makes no sense."""
+        from banger_tools.agent import answers
+
+        return answers.read(self._call("GET", "/ports", timeout=timeout), answers.Ports).ports
 
     def set_time(self, seconds: float) -> None:
         """Set the guest's clock, as after the restore of a snapshot."""
@@ -124,10 +130,12 @@ class Agent:
 
         Raises BadInput if the guest refuses the archive.
         """
+        from banger_tools.agent import answers
+
         with self._open(ANSWER_SECONDS) as connection:
             head = http.upload(connection, "PUT", f"/files?path={_quoted(path)}", archive, TRANSFER_SECONDS)
             answer = _answer(connection, head, time.monotonic() + ANSWER_SECONDS)
-        return int(answer.get("entries", 0))
+        return answers.read(answer, answers.Unpacked).entries
 
     def get_files(self, path: str) -> Iterator[bytes]:
         """Yield a tar stream of a file or folder of the guest.

@@ -65,7 +65,8 @@ def is_missing(name: str) -> errors.NoInput | None:
     from banger_tools.store import images, records
 
     try:
-        images.find(name, "--image")
+        with console.step(f"image '{name}' found"):
+            images.find(name, "--image")
     except records.Missing as error:
         return error
     return None
@@ -76,11 +77,11 @@ def provide(wanted: Wanted) -> None:
 
     Raises NoInput if it is missing and cannot or must not be made.
     """
-    with console.stage("image"), console.step(f"image '{wanted.image}' found"):
+    with console.stage("image"):
         missing = is_missing(wanted.image)
     if missing is None:
         return
-    if not wanted.may_pull or not _can_be_made(wanted.source):
+    if not wanted.may_pull or not _can_be_made(wanted):
         raise missing
     lock = locations.state() / "locks" / f"pull-{wanted.image}.lock"
     with files.locked(lock, what=f"image '{wanted.image}'"):
@@ -95,11 +96,12 @@ def _pull(wanted: Wanted) -> None:
     pipeline.run([pipeline.Command("banger", words)], stdin=subprocess.DEVNULL, timed=False)
 
 
-def _can_be_made(source: str) -> bool:
+def _can_be_made(wanted: Wanted) -> bool:
     """Tell whether it is known what to make an image of: a reference says so by itself, a name must be a catalog's."""
     from banger_tools.catalog import lookup
 
-    return _is_reference(source) or any(lookup.named(source, pipeline.catalogs({})))
+    access = pipeline.catalogs({"--offline": wanted.offline})
+    return _is_reference(wanted.source) or any(lookup.named(wanted.source, access))
 
 
 def _is_reference(text: str) -> bool:

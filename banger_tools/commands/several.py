@@ -11,7 +11,7 @@ import selectors
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from banger_tools import cli, console, errors, pipeline
 from banger_tools.store import vms
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 AT_ONCE = 16
 _TERMINAL_SECONDS = 1.0  # ^C reached the others as well: a second signal would disturb their clean-up
-_OURS = ("-v", "--quiet", "--progress", "--all")  # options that are passed on otherwise, or not at all
+_OURS = ("-v", "--quiet", "--progress", "--all", "--")  # words that are passed on otherwise, or not at all
 
 
 def running() -> list[str]:
@@ -81,12 +81,34 @@ def in_turn(names: Sequence[str], one: Callable[[str], None]) -> int:
     return statuses[0] if statuses else 0
 
 
-def at_once(ask: Callable[[str], T], names: Sequence[str]) -> list[T]:
-    """Ask all machines something at the same time, and return the answers in the order of the names."""
+def answers(ask: Callable[[str], T], arguments: cli.Arguments) -> tuple[list[T], int]:
+    """Ask the machines that a command line names, or all that run, at the same time.
+
+    Return the answers in the order of the names, and the exit status: what fails is said, and hides no other. A machine
+    that nobody named and that ended meanwhile is left out.
+    """
+    chosen = named(arguments)
+    found, statuses = [], []
+    asked = chosen or running()
+    for name, (answer, error) in zip(asked, _at_once(ask, asked), strict=True):
+        if error is None:
+            found.append(cast("T", answer))
+        elif chosen or holder.is_alive(vms.root() / name):
+            statuses.append(cli.status_of(error))
+    return found, statuses[0] if statuses else 0
+
+
+def _at_once(ask: Callable[[str], T], names: Sequence[str]) -> list[tuple[T | None, Exception | None]]:
     from concurrent.futures import ThreadPoolExecutor
 
+    def one(name: str) -> tuple[T | None, Exception | None]:
+        try:
+            return ask(name), None
+        except (errors.BangerError, OSError) as error:
+            return None, error
+
     with ThreadPoolExecutor(AT_ONCE) as threads:
-        return list(threads.map(ask, names))
+        return list(threads.map(one, names))
 
 
 def _options(arguments: cli.Arguments) -> Iterator[str]:

@@ -68,9 +68,8 @@ def ask(name: str, timeout: float) -> Row:
         raise
     except (errors.BangerError, OSError) as error:
         return Row(name, str(error))
-    health = READY if answer.get("ready") is True else "not ready"
-    pending = answer.get("first_boot_pending") is True
-    return Row(name, health, answer.get("version"), answer.get("boot_id"), answer.get("uptime"), pending)
+    health = READY if answer.ready else "not ready"
+    return Row(name, health, answer.version, answer.boot_id, answer.uptime, answer.first_boot_pending)
 
 
 def shown(found: Sequence[Row]) -> str:
@@ -88,13 +87,12 @@ def work(arguments: cli.Arguments) -> int:
     from banger_tools.vmm import spec as specs
 
     timeout = specs.parse_timeout(arguments["--timeout"])
-    names = several.named(arguments) or several.running()
-    found = several.at_once(functools.partial(ask, timeout=timeout), names)
+    found, status = several.answers(functools.partial(ask, timeout=timeout), arguments)
     if arguments["--json"]:
         sys.stdout.write(json.dumps([one._asdict() for one in found], indent=2) + "\n")
     else:
         sys.stdout.write(shown(found))
-    return 0 if all(one.health == READY for one in found) else errors.Negative.status
+    return status or (0 if all(one.health == READY for one in found) else errors.Negative.status)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

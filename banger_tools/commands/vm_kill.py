@@ -42,9 +42,21 @@ def kill(name: str) -> None:
 
     if not records.exists(vms.folder(name)):
         raise vms.missing(name)
-    if holder.is_alive(vms.folder(name)):
+    runs = holder.is_alive(vms.folder(name))
+    if runs:
         life.end_now(name)
         console.warning(f"the VM '{name}' was killed: what its guest had not yet written to its disks is lost")
+    try:
+        _settle(name)
+    except records.Missing:  # whoever waited for it removed it, as for a start that failed
+        if not runs:
+            raise
+
+
+def _settle(name: str) -> None:
+    from banger_tools.store import vms
+    from banger_tools.vmm import life
+
     with life.held(name):
         try:
             life.settle(vms.load(name))

@@ -42,7 +42,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from banger_tools import cli, console, errors, sizes
-from banger_tools.store import vms
+from banger_tools.store import records, vms
 from banger_tools.vmm import holder, life, usage
 
 
@@ -71,18 +71,20 @@ def rows(*, running_only: bool) -> list[Row]:
     found = []
     for name in vms.listed():
         alive = holder.is_alive(vms.root() / name)
-        if alive or not running_only:
-            found.append(row(name, alive=alive))
+        if (alive or not running_only) and (one := row(name, alive=alive)):
+            found.append(one)
     return found
 
 
-def row(name: str, *, alive: bool) -> Row:
-    """Return what a list tells of a machine."""
+def row(name: str, *, alive: bool) -> Row | None:
+    """Return what a list tells of a machine, None if it went meanwhile."""
     path = str(vms.root() / name)
     try:
         record = vms.load(name)
         vms.image(name)
     except errors.BangerError as error:
+        if not records.exists(vms.root() / name):
+            return None
         return Row(name, "running" if alive else "broken", error.message, path)
     vm, used = life.described(record), usage.of_record(record, vms.folder(name))
     return Row(

@@ -37,12 +37,15 @@ import ipaddress
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from banger_tools import cli, console
 from banger_tools.commands import several
 from banger_tools.vmm import inside
 from banger_tools.vmm import spec as specs
+
+if TYPE_CHECKING:
+    from banger_tools.agent.answers import Port
 
 _AGENT_SECONDS = 10.0
 
@@ -67,8 +70,8 @@ def rows(name: str) -> list[Row]:
     record = inside.running(name)
     listening = inside.agent(name).ports(_AGENT_SECONDS)
     found = [
-        Row(name, p["protocol"], p["address"], p["port"], p.get("pid"), p.get("program"), _endpoints(record, p))
-        for p in listening
+        Row(name, one.protocol, one.address, one.port, one.pid, one.program, _endpoints(record, one))
+        for one in listening
     ]
     found += _unused(record, {(one.protocol, one.port) for one in found})
     return sorted(found, key=lambda one: (one.port, one.protocol, one.address or ""))
@@ -81,16 +84,15 @@ def _unused(record: specs.Record, listening: set[tuple[str, int]]) -> Iterator[R
             yield Row(record.spec.name, forward.protocol, None, forward.guest_port, None, None, [end])
 
 
-def _endpoints(record: specs.Record, listening: dict[str, object]) -> list[str]:
+def _endpoints(record: specs.Record, listening: Port) -> list[str]:
     """Return where what listens in the guest is to be reached from this host."""
-    address = ipaddress.ip_address(str(listening["address"]))
-    if address.is_loopback:
+    if ipaddress.ip_address(listening.address).is_loopback:
         return []
-    wanted = (listening["protocol"], listening["port"])
+    wanted = (listening.protocol, listening.port)
     found = [f"{f.host}:{f.host_port}" for f in record.spec.forwards if (f.protocol, f.guest_port) == wanted]
     network = record.process.network if record.process else None
     if network:
-        found.append(f"{network.address.partition('/')[0]}:{listening['port']}")
+        found.append(f"{network.address.partition('/')[0]}:{listening.port}")
     return found
 
 
@@ -106,14 +108,15 @@ def _guest(one: Row) -> str:
     return f"{address}:{one.port}/{one.protocol}"
 
 
-def work(arguments: cli.Arguments) -> None:
+def work(arguments: cli.Arguments) -> int:
     """Print the ports."""
-    names = several.named(arguments) or several.running()
-    found = [one for ports in several.at_once(rows, names) for one in ports]
+    answers, status = several.answers(rows, arguments)
+    found = [one for ports in answers for one in ports]
     if arguments["--json"]:
         sys.stdout.write(json.dumps([one._asdict() for one in found], indent=2) + "\n")
     else:
         sys.stdout.write(shown(found))
+    return status
 
 
 def main(argv: Sequence[str] | None = None) -> int:

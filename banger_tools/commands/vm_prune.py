@@ -60,6 +60,8 @@ def prunable() -> list[str]:
     for name in several.at_rest():
         try:
             vms.load(name)
+        except records.Missing:  # it went meanwhile
+            continue
         except errors.BangerError as error:
             console.warning(f"{error.message}; it stays")
         else:

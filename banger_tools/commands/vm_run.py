@@ -57,7 +57,7 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from banger_tools import cli, console, errors
+from banger_tools import cli, errors
 from banger_tools.commands import machine
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def attend(name: str, options: Options) -> int:
     # what the machine was told of variables, its agent gives to every command
     status = inside.execute(name, options.command, options.settings._replace(env=()))
     if not options.remove:
-        console.note(f"'{name}' runs on: banger vm exec {name}, banger vm stop {name}, banger vm delete {name}")
+        inside.tell_it_runs_on(name)
     return status
 
 

@@ -37,13 +37,16 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from banger_tools import cli, console, errors, sizes
 from banger_tools.commands import several
 from banger_tools.store import vms
 from banger_tools.vmm import inside, usage
 from banger_tools.vmm import spec as specs
+
+if TYPE_CHECKING:
+    from banger_tools.agent.answers import Stats
 
 _SAMPLE_SECONDS = 0.5
 _AGENT_SECONDS = 5.0
@@ -64,22 +67,16 @@ class Row(NamedTuple):
 
     name: str
     host: Host
-    guest: dict[str, Any] | None
+    guest: Stats | None
 
 
-def measured(names: Sequence[str]) -> list[Row]:
-    """Return what machines use, all measured over the same time.
-
-    Raises CannotCreate if one does not run.
-    """
-    records = [inside.running(name) for name in names]
-    before = [_used(record) for record in records]
-    began = time.monotonic()
-    guests = several.at_once(asked, names)
+def measured(name: str) -> Row:
+    """Return what a machine uses; raises CannotCreate if it does not run."""
+    record = inside.running(name)
+    before, began = _used(record), time.monotonic()
+    guest = asked(name)
     time.sleep(max(began + _SAMPLE_SECONDS - time.monotonic(), 0))
-    seconds = time.monotonic() - began
-    hosts = [host(record, old, seconds) for record, old in zip(records, before, strict=True)]
-    return [Row(*one) for one in zip(names, hosts, guests, strict=True)]
+    return Row(name, host(record, before, time.monotonic() - began), guest)
 
 
 def _used(record: specs.Record) -> usage.Usage | None:
@@ -95,7 +92,7 @@ def host(record: specs.Record, before: usage.Usage | None, seconds: float) -> Ho
     return Host(round(percent, 1), round(now.cpu_seconds, 2), now.resident, disk, round(now.up, 1))
 
 
-def asked(name: str) -> dict[str, Any] | None:
+def asked(name: str) -> Stats | None:
     """Return what the agent of a machine says of its guest, None if it does not answer."""
     try:
         return inside.agent(name).stats(_AGENT_SECONDS)
@@ -117,24 +114,29 @@ def _cells(one: Row) -> tuple[str, ...]:
     return (one.name, percent, resident, sizes.show(ours.disk), usage.shown_time(ours.up), *_inside(one.guest))
 
 
-def _inside(guest: dict[str, Any] | None) -> tuple[str, str, str]:
+def _inside(guest: Stats | None) -> tuple[str, str, str]:
     if guest is None:
         return ("-", "-", "-")
-    memory, root = guest["memory"], next(disk for disk in guest["disks"] if disk["path"] == "/")
-    used = f"{sizes.show(memory['total'] - memory['available'])} of {sizes.show(memory['total'])}"
-    space = f"{sizes.show(root['size'] - root['free'])} of {sizes.show(root['size'])}"
-    return (f"{guest['load'][0]:.2f}", used, space)
+    memory, root = guest.memory, next((disk for disk in guest.disks if disk.path == "/"), None)
+    used = f"{sizes.show(memory.total - memory.available)} of {sizes.show(memory.total)}"
+    space = f"{sizes.show(root.size - root.free)} of {sizes.show(root.size)}" if root else "-"
+    return (f"{guest.load[0]:.2f}", used, space)
 
 
-def work(arguments: cli.Arguments) -> None:
+def work(arguments: cli.Arguments) -> int:
     """Print what machines use."""
-    names = several.named(arguments) or several.running()
-    found = measured(names)
+    found, status = several.answers(measured, arguments)
     if arguments["--json"]:
-        whole = [{"name": one.name, "host": one.host._asdict(), "guest": one.guest} for one in found]
-        sys.stdout.write(json.dumps(whole, indent=2) + "\n")
+        sys.stdout.write(json.dumps([_plain(one) for one in found], indent=2) + "\n")
     else:
         sys.stdout.write(shown(found))
+    return status
+
+
+def _plain(one: Row) -> dict[str, Any]:
+    import msgspec
+
+    return {"name": one.name, "host": one.host._asdict(), "guest": msgspec.to_builtins(one.guest)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from banger_tools import errors, files
+from banger_tools.agent.client import ANSWER_SECONDS
 from banger_tools.store import vms
 from banger_tools.vmm import holder, inside, life
 from banger_tools.vmm import spec as specs
@@ -27,6 +28,7 @@ _KEYS = ("ed25519", "ecdsa", "rsa")
 _KEY_LIMIT = 64 << 10
 _POLL = 0.3
 _GREETING_SECONDS = 10.0
+_LEAST_SECONDS = 0.5  # for the first attempt, when all the time went by before it
 # sshd as inetd starts it: on stdin and stdout, so that it needs no network
 _SSHD = ("/bin/sh", "-c", "mkdir -p /run/sshd; PATH=$PATH:/usr/sbin:/sbin; exec $(command -v sshd || echo sshd) -i")
 
@@ -49,13 +51,18 @@ def address(record: specs.Record) -> Address | None:
 
 
 def wait(record: specs.Record, deadline: float) -> None:
-    """Wait until a machine's sshd greets.
+    """Wait until a machine's sshd greets; no attempt takes longer than what is left.
 
     Raises Retry at the deadline (monotonic), Unavailable if the machine ends; it is left alone, to be looked at.
     """
     name, folder = record.spec.name, vms.folder(record.spec.name)
     place = address(record)
-    while not (greets(place) if place else listens(name)):
+
+    def answers() -> bool:
+        left = max(deadline - time.monotonic(), _LEAST_SECONDS)
+        return greets(place, min(left, _GREETING_SECONDS)) if place else listens(name, left)
+
+    while not answers():
         if not holder.is_alive(folder):
             raise errors.Unavailable(f"the VM '{name}' ended", life.last_words(folder / specs.CONSOLE))
         if time.monotonic() >= deadline:
@@ -63,23 +70,23 @@ def wait(record: specs.Record, deadline: float) -> None:
                 f"sshd in the VM '{name}' did not answer in time; the VM runs on",
                 f"look at it: banger vm logs {name}, banger vm exec {name}; its log is '{folder / specs.CONSOLE}'",
             )
-        time.sleep(_POLL)
+        time.sleep(min(_POLL, max(deadline - time.monotonic(), 0)))
 
 
-def greets(place: Address) -> bool:
+def greets(place: Address, seconds: float) -> bool:
     """Tell whether an sshd answers there: a monitor accepts connections long before the guest does."""
-    with contextlib.suppress(OSError), socket.create_connection(place, _GREETING_SECONDS) as connection:
+    with contextlib.suppress(OSError), socket.create_connection(place, seconds) as connection:
         return connection.recv(4) == b"SSH-"
     return False
 
 
-def listens(name: str) -> bool:
+def listens(name: str, seconds: float) -> bool:
     """Tell whether something in a machine listens on sshd's port."""
     try:
-        ports = inside.agent(name).ports()
+        ports = inside.agent(name).ports(min(seconds, ANSWER_SECONDS))
     except (errors.Retry, errors.CannotCreate):
         return False
-    return any((port.get("protocol"), port.get("port")) == ("tcp", PORT) for port in ports)
+    return any((one.protocol, one.port) == ("tcp", PORT) for one in ports)
 
 
 def host_keys(name: str) -> list[str]:
