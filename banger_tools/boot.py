@@ -66,6 +66,7 @@ See also:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -231,12 +232,13 @@ NEEDS = (  # an option, and those of which it needs one
 
 
 def _refuse_together(arguments: dict[str, Any]) -> None:
-    """Refuse options that contradict each other."""
+    """Refuse options that contradict each other; one that was given an empty value was given."""
+    given = {name for name, value in arguments.items() if value is not None and value is not False}
     for one, other in EXCLUSIVE:
-        if arguments[one] and arguments[other]:
+        if given.issuperset((one, other)):
             raise errors.BadUsage(f"{one} and {other} exclude each other")
     for option, needed in NEEDS:
-        if arguments[option] and not any(arguments[name] for name in needed):
+        if option in given and given.isdisjoint(needed):
             raise errors.BadUsage(f"{option} goes with {' or '.join(needed)} only")
     if arguments["--publish"] and arguments["--net"] == "none":
         raise errors.BadUsage("--publish needs a network, and --net is none")
@@ -357,16 +359,20 @@ def choose_boot(image: Manifest, options: Options) -> Boot:
 def plan(image: Manifest, options: Options) -> Spec:
     """Return the spec of a VM that can be made and started here; nothing is made yet.
 
-    Raises what is wrong with it: a name or port is taken, the kernel cannot boot it, no monitor can run it.
+    Raises what is wrong with it: a name or port is taken, the kernel cannot boot it, no monitor can run it, it cannot
+    have its network.
     """
     from msgspec import structs
 
     from banger_tools.manifest import Published
+    from banger_tools.net import taps
     from banger_tools.store import staging, vms
     from banger_tools.vmm import choose, fit
 
     spec = specify(image, options)
     staging.refuse_taken(vms.folder(spec.name), replace=False, what=vms.WHAT)
+    if spec.net == "tap":
+        taps.foresee()
     with console.stage("kernel"), console.step("kernel found"):
         booted = choose_boot(image, options)
     with console.stage("monitor"):
@@ -376,8 +382,10 @@ def plan(image: Manifest, options: Options) -> Spec:
     return spec
 
 
-def boot(image: Manifest, options: Options) -> Record:
+def boot(image: Manifest, options: Options) -> tuple[Record, float]:
     """Make and start a VM, wait for its agent, and print what was made; a failure is undone.
+
+    Return its record, and the time (monotonic) of its start, from which --timeout counts.
 
     A name that we made up ourselves is no reason to fail: if another program takes it meanwhile, another is made up.
     """
@@ -395,7 +403,7 @@ def boot(image: Manifest, options: Options) -> Record:
         spec = structs.replace(spec, name=generated_name(spec.image))
 
 
-def _boot(spec: Spec, image: Manifest, options: Options) -> Record:
+def _boot(spec: Spec, image: Manifest, options: Options) -> tuple[Record, float]:
     from banger_tools.manifest import Published
     from banger_tools.store import vms
     from banger_tools.vmm import life
@@ -406,16 +414,17 @@ def _boot(spec: Spec, image: Manifest, options: Options) -> Record:
     try:
         with console.stage("disks"):
             life.create(spec, sources, image)
+        began = time.monotonic()
         if options.starts:
             with life.held(spec.name):
-                record = run(spec.name, options)
+                record = run(spec.name, options, began)
         else:
             record = vms.load(spec.name)
         _tell(record, image, options)
     except BaseException:
         _undo(spec, keep=options.keep)
         raise
-    return record
+    return record, began
 
 
 def _work_size(seed: Path | None, options: Options) -> int | None:
@@ -425,11 +434,10 @@ def _work_size(seed: Path | None, options: Options) -> int | None:
     return max(WORK_DISK, seed.stat().st_size)
 
 
-def run(name: str, options: Options) -> Record:
+def run(name: str, options: Options, began: float) -> Record:
     """Start a VM that was made, and wait for its agent if the options say so."""
     from banger_tools.vmm import life
 
-    began = time.monotonic()
     with console.stage("start"):
         record = life.start(name)
     if options.wait != "none":
@@ -439,22 +447,39 @@ def run(name: str, options: Options) -> Record:
 
 
 def _undo(spec: Spec, *, keep: bool) -> None:
-    """Remove a VM whose start failed: ours by its id, and not one of another program that took the name."""
-    from banger_tools.store import vms
+    """Remove a VM whose start failed, if it is there and ours; no second signal breaks that off."""
+    from banger_tools.store import records
     from banger_tools.vmm import life
+
+    with cli.signals_later(), contextlib.suppress(records.Missing):
+        if _own(spec) is not None:  # or we would wait for the lock of whoever took the name
+            with life.held(spec.name):
+                _end(_own(spec), keep=keep)
+
+
+def _own(spec: Spec) -> Record | None:
+    """Return the record of the VM that was made of a spec: ours by its id, and not another program's of that name."""
+    from banger_tools.store import vms
 
     try:
         record = vms.load(spec.name)
     except errors.BangerError:  # it was not made yet
-        return
-    if record.spec.id != spec.id:
+        return None
+    return record if record.spec.id == spec.id else None
+
+
+def _end(record: Record | None, *, keep: bool) -> None:
+    from banger_tools.store import vms
+    from banger_tools.vmm import life
+
+    if record is None:
         return
     if keep:
         life.kill(record)
         life.settle(record)
-        console.note(f"the VM's folder is kept: '{vms.folder(spec.name)}'")
+        console.note(f"the VM's folder is kept: '{vms.folder(record.spec.name)}'")
     else:
-        life.delete(spec.name, force=True)
+        life.delete(record.spec.name, force=True)
 
 
 def _tell(record: Record, image: Manifest, options: Options) -> None:
@@ -469,14 +494,14 @@ def _tell(record: Record, image: Manifest, options: Options) -> None:
     sys.stdout.flush()
 
 
-def attend(record: Record, options: Options) -> int:
+def attend(record: Record, options: Options, began: float) -> int:
     """Do what is left to do with a VM that runs: wait for its sshd, run a command, show its console."""
     from banger_tools.vmm import inside, logs, ssh
 
     name, process = record.spec.name, options.process
     if options.wait == "ssh":
         with console.stage("ssh"), console.step(f"sshd of '{name}' answered"):
-            ssh.wait(record, time.monotonic() + options.timeout)
+            ssh.wait(record, began + options.timeout)
     if process.execute is not None:
         from_stdin = options.image is None and options.input in (None, "-")  # the manifest came from there
         settings = inside.Settings(user=process.user, cwd=process.cwd, stdin=not from_stdin)
@@ -491,12 +516,14 @@ def work(arguments: dict[str, Any]) -> int:
     from banger_tools.vmm import inside
 
     options = Options.from_arguments(arguments)
-    record = boot(read_input(options), options)
+    record, began = boot(read_input(options), options)
     try:
-        return attend(record, options)
+        return attend(record, options, began)
     finally:
         if options.remove:
             inside.remove(record.spec.name)
+        elif options.console or options.process.execute is not None:  # nothing else told its name
+            inside.tell_it_runs_on(record.spec.name)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+
+from msgspec import structs
 
 from banger_tools import errors, files, locations, manifest
 from banger_tools.store import names, records, staging
@@ -40,12 +43,32 @@ def load(name: str) -> specs.Record:
         raise records.broken(place, WHAT, f"its record is that of '{record.spec.name}'")
     if record.schema != specs.SCHEMA:
         raise errors.BadInput(f"the VM '{name}' has the schema '{record.schema}', and we read '{specs.SCHEMA}'")
-    return record
+    return _with_paths(record, lambda path: str(place / path))
 
 
 def save(record: specs.Record) -> None:
     """Write a machine's record."""
-    records.write(folder(record.spec.name), specs.RECORD, record)
+    write(folder(record.spec.name), record)
+
+
+def write(place: Path, record: specs.Record) -> None:
+    """Write a machine's record into its folder, or one that will become it: what lies in there is named from there.
+
+    So a machine may be moved with the store, or reached by another path.
+    """
+
+    def named(path: Path) -> str:
+        return str(path.relative_to(place) if path.is_relative_to(place) else path)
+
+    records.write(place, specs.RECORD, _with_paths(record, named))
+
+
+def _with_paths(record: specs.Record, named: Callable[[Path], str]) -> specs.Record:
+    """Return a record with the paths of what it boots named in another way."""
+    boot = record.spec.boot
+    present = {field: path for field in ("kernel", "vmlinuz", "initrd") if (path := getattr(boot, field)) is not None}
+    changed = structs.replace(boot, **{field: named(Path(path)) for field, path in present.items()})
+    return structs.replace(record, spec=structs.replace(record.spec, boot=changed))
 
 
 def image(name: str) -> manifest.Manifest:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from banger_tools import cli, errors
+from banger_tools import cli, console, errors
 from banger_tools.store import records, vms
 from banger_tools.vmm import holder, interface
 from banger_tools.vmm import spec as specs
@@ -82,9 +83,14 @@ def _is_open(descriptor: int) -> bool:
 
 
 def remove(name: str) -> None:
-    """Delete a machine whose command has ended, running or not; nothing interrupts that."""
+    """Delete a machine whose command has ended, running or not, if it is still there; nothing interrupts that."""
     from banger_tools.vmm import life
 
-    with cli.signals_later(), life.held(name):
-        if records.exists(vms.folder(name)):
-            life.delete(name, force=True)
+    with cli.signals_later(), contextlib.suppress(records.Missing), life.held(name):
+        life.delete(name, force=True)
+
+
+def tell_it_runs_on(name: str) -> None:
+    """Say how to go on with a machine that was not to be deleted, if it still runs."""
+    if holder.is_alive(vms.folder(name)):
+        console.note(f"'{name}' runs on: banger vm exec {name}, banger vm stop {name}, banger vm delete {name}")

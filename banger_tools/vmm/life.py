@@ -83,13 +83,13 @@ def create(spec: specs.Spec, sources: Sources, image: Manifest) -> Path:
         elif sources.work_size:
             disks.empty(folder / specs.WORK_DISK, sources.work_size)
         (folder / specs.IMAGE).write_text(image.dumps())
-        own = structs.replace(spec, boot=_own_kernel(spec.boot, folder / specs.KERNEL, target / specs.KERNEL))
-        _write_record(folder, specs.Record(specs.SCHEMA, own))
+        own = structs.replace(spec, boot=_own_kernel(spec.boot, folder / specs.KERNEL))
+        vms.write(folder, specs.Record(specs.SCHEMA, own))
     return target
 
 
-def _own_kernel(boot: specs.Boot, folder: Path, final: Path) -> specs.Boot:
-    """Put what is booted into a machine's folder, and return it with the paths that it will have in `final`.
+def _own_kernel(boot: specs.Boot, folder: Path) -> specs.Boot:
+    """Put what is booted into a folder of a machine's own, and return it with the paths that it has there.
 
     So a machine starts again whatever became of its kernel: deleted from the store, or built anew.
     """
@@ -101,13 +101,7 @@ def _own_kernel(boot: specs.Boot, folder: Path, final: Path) -> specs.Boot:
     with kernels.unchanging(present["kernel"].parent):
         for field, path in present.items():
             kernels.share(path, folder / parts[field])
-    return structs.replace(boot, **{field: str(final / parts[field]) for field in present})
-
-
-def _write_record(folder: Path, record: specs.Record) -> None:
-    from banger_tools.store import records
-
-    records.write(folder, specs.RECORD, record)
+    return structs.replace(boot, **{field: str(folder / parts[field]) for field in present})
 
 
 def start(name: str, until: Callable[[specs.Record], specs.Record] | None = None) -> specs.Record:
@@ -124,7 +118,7 @@ def start(name: str, until: Callable[[specs.Record], specs.Record] | None = None
     monitor.check(spec)
     specs.refuse_taken_ports(spec.forwards)
     accelerator = monitor.accelerator(spec)
-    with contextlib.ExitStack() as undo:
+    with _undoing() as undo:
         with console.step(f"VM '{name}' started with {spec.vmm} ({accelerator})"):
             undo.callback(vms.save, record)
             record = _launch(record, accelerator, undo)
@@ -133,8 +127,23 @@ def start(name: str, until: Callable[[specs.Record], specs.Record] | None = None
         if until:
             undo.callback(_end_if_alive, record, _HASTE_SECONDS)
             record = until(record)
-        undo.pop_all()
     return record
+
+
+@contextlib.contextmanager
+def _undoing() -> Iterator[contextlib.ExitStack]:
+    """Yield what gets how each step of the body is taken back: done if it fails, and no signal breaks that off.
+
+    One that interrupts the body is often followed by another: a terminal's ^C by the SIGTERM of the program above us.
+    """
+    with contextlib.ExitStack() as undo:
+        try:
+            yield undo
+        except BaseException:
+            with cli.signals_later():
+                undo.close()
+            raise
+        undo.pop_all()
 
 
 def _launch(record: specs.Record, accelerator: str, undo: contextlib.ExitStack) -> specs.Record:
@@ -150,9 +159,8 @@ def _launch(record: specs.Record, accelerator: str, undo: contextlib.ExitStack) 
     undo.callback(kill, record)
     with cli.signals_later():
         pid = holder.start(launch.argv, folder, launch.stdout)
-        process = specs.Process(
-            pid, holder.start_time(pid), holder.boot_id(), accelerator, launch.machine, launch.cid, network
-        )
+        started = (pid, holder.start_time(pid), holder.boot_id())
+        process = specs.Process(*started, accelerator, launch.machine, launch.cid, network, launch.token)
         address = network.address if network else record.address
         record = structs.replace(record, process=process, boot_seconds=None, address=address)
         vms.save(record)

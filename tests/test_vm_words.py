@@ -1,0 +1,39 @@
+"""The words of the commands that lead machines, where they could be taken for something else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from banger_tools import boot, cli, errors
+from banger_tools.manuals import manual_of
+from tests import support, webserver
+
+
+@pytest.mark.parametrize("command", ["stop", "start", "kill", "delete", "restart"])
+def test_several_names_may_follow_two_dashes(banger_home: Path, command: str) -> None:
+    done = support.run("banger", "vm", command, "--", "one", "other")
+    assert done.returncode == errors.NoInput.status, done.stderr
+    assert b"'one'" in done.stderr and b"'other'" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--exec=", "--console"], ["--exec=", "--detach"], ["--image=", "file"]])
+def test_options_that_exclude_each_other_do_so_with_empty_values_too(words: list[str]) -> None:
+    arguments = cli.parse(manual_of("boot"), words)
+    with pytest.raises(errors.BadUsage, match="exclude each other"):
+        boot.Options.from_arguments(arguments)
+
+
+@pytest.mark.parametrize(("words", "asked"), [(["--offline"], 0), ([], 1)])
+def test_catalogs_are_not_asked_offline_and_a_missing_image_is_not_said_to_be_found(
+    banger_home: Path, words: list[str], asked: int
+) -> None:
+    (banger_home / "config").mkdir()
+    with webserver.serve() as site:
+        site.files["catalog.json"] = json.dumps({"schema": "banger-catalog/1", "images": []}).encode()
+        (banger_home / "config" / "config.toml").write_text(f"[[catalogs]]\nurl = '{site.url('catalog.json')}'\n")
+        done = support.run("banger", "-v", "vm", "create", "--image=nowhere", *words)
+        assert len(site.seen) == asked, done.stderr
+    assert b"found" not in done.stderr
