@@ -21,6 +21,8 @@ TEST_PACKAGES = docker-registry skopeo umoci podman libarchive-tools tar rsync b
 	qemu-user qemu-system-arm
 
 PYTEST_ARGS ?=
+# How many tests run side by side: one a processor; 0 is one after the other, in one process.
+TEST_JOBS ?= auto
 
 help: ## list these words
 	@echo 'usage: make WORD'
@@ -57,7 +59,7 @@ test-packages:
 	@scripts/need-packages --optional 'the tests' $(TEST_PACKAGES)
 
 test: setup test-packages $(READY_TEST) ## set up and run every test that this machine can run
-	$(PYTHON_BIN) -P -m pytest $(PYTEST_ARGS)
+	$(PYTHON_BIN) -P -m pytest -n $(TEST_JOBS) $(PYTEST_ARGS)
 
 smoke: setup test-packages $(READY_TEST) ## go through what a user does from day to day, each scenario with a real machine
 	$(PYTHON_BIN) -P -m pytest tests/smoke -v --no-header --durations=0 --durations-min=10 $(PYTEST_ARGS)

@@ -14,6 +14,12 @@ import pytest
 from tests import machines, support
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no worker is left alone with one of them at the end."""
+    slow = {item.path for item in items if any(map(item.get_closest_marker, ("firecracker", "boot", "slow")))}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Turn the markers into what they ask of the machine."""
     if item.get_closest_marker("root"):
