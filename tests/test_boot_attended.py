@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -165,7 +166,7 @@ def test_limits_are_kept_in_the_record() -> None:
 def test_sshd_that_never_comes_is_an_error_after_a_time_and_the_machine_runs_on(visited: str) -> None:
     arguments = cli.parse(manual_of("boot"), ["--image=tiny", "--wait=ssh", "--timeout=0.5"])
     with pytest.raises(errors.Retry) as caught:
-        boot.attend(vms.load(visited), boot.Options.from_arguments(arguments))
+        boot.attend(vms.load(visited), boot.Options.from_arguments(arguments), time.monotonic())
     assert f"sshd in the VM '{visited}'" in caught.value.message
     assert str(vms.folder(visited) / "console.log") in str(caught.value.hint)
     assert said(visited, "echo alive") == "alive\n"
