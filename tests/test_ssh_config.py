@@ -57,7 +57,7 @@ def test_other_hosts_are_as_before(file: Path, banger_home: Path, host: str) -> 
     assert settings(file, host) == before
 
 
-@pytest.mark.parametrize("name", ["a b", "100%", "it's", "$HOME", "ümläut", "#x"])
+@pytest.mark.parametrize("name", ["a b", "100%", "%d", "it's", "$HOME", "ümläut", "#x", "[x]*?"])
 def test_folders_with_odd_names_are_found(
     tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -46,6 +46,7 @@ See also:
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import socket
 import sys
@@ -65,9 +66,10 @@ _COMMENT = "names of machines; `banger ssh-config --uninstall` takes this away"
 _SECONDS = 60.0
 # what ssh runs us with later has to find the same machines, and the same program
 _CARRIED = ("BANGER_HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "PYTHONPATH")
+# A name with a quote in it would end that around %n: only since version 9.6 does ssh refuse such names itself.
 _STANZA = """\
 # Made by `banger ssh-config`.
-Host *{suffix}
+Host *{suffix} "!*'*"
   User root
   ProxyCommand {command} '%n'
   ProxyUseFdpass yes
@@ -81,18 +83,13 @@ Host *{suffix}
 
 def stanza() -> str:
     """Return the configuration for ssh."""
+    from banger_tools.vmm import ssh
+
     carried = [f"{name}={os.environ[name]}" for name in _CARRIED if os.environ.get(name)]
     argv = [*(["env", *carried] if carried else []), sys.executable, "-P", "-m", "banger_tools.banger"]
     command = shlex.join([*argv, "-q", "ssh-config", "--connect"]).replace("%", "%%")
-    known = _quoted(_known_hosts().as_posix().replace("%", "%%") + "/%n")
+    known = ssh.quoted(str(_known_hosts()), "/%n")
     return _STANZA.format(suffix=SUFFIX, command=command, known=known)
-
-
-def _quoted(path: str) -> str:
-    """Return a path as a word of ssh's configuration, which knows no way to write some characters."""
-    if any(character in path for character in '"\\\n') or "${" in path:
-        raise errors.Unavailable(f"ssh cannot be told of the folder '{path}'", "set BANGER_HOME to another one")
-    return f'"{path}"'
 
 
 def _known_hosts() -> Path:
@@ -107,12 +104,22 @@ def _included() -> Path:
 def install(path: Path) -> None:
     """Have ssh read our configuration."""
     included = _included()
-    text = f"Include {_quoted(str(included))}\n"
+    text = f"Include {_pattern(included)}\n"
     included.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(included, stanza(), force=True, mode=0o600)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     changed = fence.put(path, BLOCK, text, _COMMENT)
     console.note(f"'{path}' {'now includes' if changed else 'includes'} '{included}'")
+
+
+def _pattern(path: Path) -> str:
+    """Return a word of ssh's configuration that matches this file alone: it is one of glob(7).
+
+    A percent sign is doubled for the versions of ssh that read tokens here, and means the same to the others so.
+    """
+    from banger_tools.vmm import ssh
+
+    return re.sub(r"%%|[*?[]", r"[\g<0>]", ssh.quoted(str(path)))
 
 
 def uninstall(path: Path) -> None:

@@ -7,13 +7,13 @@ knows them, and a port or an address that another machine had before is no troub
 from __future__ import annotations
 
 import contextlib
+import os
+import posixpath
 import shlex
 import socket
 import sys
-import tarfile
 import time
-from collections.abc import Sequence
-from io import BytesIO
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from banger_tools.vmm import spec as specs
 PORT = 22
 _KEYS = ("ed25519", "ecdsa", "rsa")
 _KEY_LIMIT = 64 << 10
+_MOST_LINKS = 8  # of symlinks one after the other
 _POLL = 0.3
 _GREETING_SECONDS = 10.0
 _LEAST_SECONDS = 0.5  # for the first attempt, when all the time went by before it
@@ -92,28 +93,45 @@ def listens(name: str, seconds: float) -> bool:
 def host_keys(name: str) -> list[str]:
     """Return the public host keys of a machine's sshd, `TYPE BASE64` each.
 
-    Raises NoInput if there are none: no sshd is installed, or it never started.
+    Raises NoInput if there are none: no sshd is installed, or it never started; BadInput if the guest sends none.
     """
     found = []
     for kind in _KEYS:
         with contextlib.suppress(errors.NoInput):
-            text = _small_file(name, f"/etc/ssh/ssh_host_{kind}_key.pub").decode("ascii", "replace")
-            found.append(" ".join(text.split()[:2]))
+            words = _small_file(name, f"/etc/ssh/ssh_host_{kind}_key.pub").decode("ascii", "replace").split()
+            found += [" ".join(words[:2])] if len(words) > 1 else []
     if not found:
         raise errors.NoInput(f"the VM '{name}' has no ssh host key", f"is sshd installed there? banger vm exec {name}")
     return found
 
 
 def _small_file(name: str, path: str) -> bytes:
-    data = bytearray()
-    for piece in inside.agent(name).get_files(path):
-        data += piece
-        if len(data) > _KEY_LIMIT:
-            raise errors.BadInput(f"'{path}' in the VM '{name}' is too large for a key")
-    with tarfile.open(fileobj=BytesIO(bytes(data))) as archive:
-        member = archive.next()
-        content = archive.extractfile(member) if member else None
-        return content.read() if content else b""
+    """Return what is in a file of a guest, also by way of symlinks; raises BadInput for all that is none."""
+    from banger_tools import tar
+
+    for _ in range(_MOST_LINKS):
+        with _archive(name, path) as archive:
+            try:
+                members = list(tar.members(archive, vouched=False))
+            except errors.BadInput as error:
+                raise errors.BadInput(f"the VM '{name}' sends no archive of '{path}': {error.message}") from error
+            if [member.type for member in members] not in ([tar.FILE], [tar.SYMLINK]):
+                raise errors.BadInput(f"'{path}' in the VM '{name}' is no file")
+            if members[0].type == tar.FILE:
+                return os.pread(archive, min(members[0].size, _KEY_LIMIT), members[0].offset)
+        path = posixpath.join(posixpath.dirname(path), os.fsdecode(members[0].link))
+    raise errors.BadInput(f"'{path}' in the VM '{name}' is behind too many symlinks")
+
+
+@contextlib.contextmanager
+def _archive(name: str, path: str) -> Iterator[int]:
+    """Yield a descriptor of what the guest sends of a path, which is as small as a key."""
+    with open(os.memfd_create("key"), "r+b", buffering=0) as file:
+        for piece in inside.agent(name).get_files(path):
+            file.write(piece)
+            if file.tell() > _KEY_LIMIT:
+                raise errors.BadInput(f"'{path}' in the VM '{name}' is too large for a key")
+        yield file.fileno()
 
 
 def known_hosts(name: str) -> Path:
@@ -124,12 +142,22 @@ def known_hosts(name: str) -> Path:
     return path
 
 
+def quoted(path: str, rest: str = "") -> str:
+    """Return a path, and what follows it as ssh is to read it, as a word of ssh's configuration.
+
+    Raises Unavailable for a path that ssh knows no way to write.
+    """
+    if any(character in path for character in '"\\\n') or "${" in path:
+        raise errors.Unavailable(f"ssh cannot be told of the folder '{path}'", "set BANGER_HOME to another one")
+    return f'"{path.replace("%", "%%")}{rest}"'
+
+
 def command(record: specs.Record, known: Path, user: str, options: Sequence[str], words: Sequence[str]) -> list[str]:
     """Return the arguments of ssh that lead into a machine and run words: one is a shell's, several are argv."""
     name, place = record.spec.name, address(record)
     settings = {
         "HostKeyAlias": name,
-        "UserKnownHostsFile": f'"{known}"',
+        "UserKnownHostsFile": quoted(str(known)),
         "GlobalKnownHostsFile": "/dev/null",
         "StrictHostKeyChecking": "yes",
         "CheckHostIP": "no",
