@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from banger_tools import errors
@@ -111,13 +111,28 @@ def write_text(target: Path, text: str, *, force: bool = False, mode: int = 0o66
 
 @contextlib.contextmanager
 def temporary_folder(beside: Path) -> Iterator[Path]:
-    """Yield a private folder beside `beside` that is gone afterwards."""
-    folder = temporary_name(beside)
-    folder.mkdir(mode=0o700)
+    """Yield a private folder beside `beside` that is gone afterwards; it is locked as long as its maker lives."""
+    folder, lock = make_locked(lambda: temporary_name(beside))
     try:
         yield folder
     finally:
         discard(folder)
+        os.close(lock)
+
+
+def make_locked(name: Callable[[], Path]) -> tuple[Path, int]:
+    """Make a private folder and lock it; another one if a sweeper took it for a leftover before it was locked."""
+    while True:
+        folder = name()
+        folder.mkdir(mode=0o700)
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if folder.exists():
+            return folder, descriptor
+        os.close(descriptor)
 
 
 def sync_file(path: Path) -> None:
@@ -231,24 +246,35 @@ def locked(path: Path, *, wait: float | None = None, what: str | None = None) ->
     The lock goes with the process, however it ends. Raises Retry when it stays held.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            take_lock(descriptor, wait, what or f"'{path}'")
+            if _is_still(descriptor, path):  # else somebody removed it while nobody had it
+                yield
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _is_still(descriptor: int, path: Path) -> bool:
+    """Tell whether an open file has its name yet."""
     try:
-        take_lock(descriptor, wait, what or f"'{path}'")
-        yield
-    finally:
-        os.close(descriptor)
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager
-def locked_folder(folder: Path, *, wait: float, what: str) -> Iterator[None]:
-    """Hold an exclusive lock on a folder that is there; `wait` seconds at most.
+def locked_folder(folder: Path, *, wait: float, what: str, shared: bool = False) -> Iterator[None]:
+    """Hold a lock on a folder that is there, exclusive unless it is to be `shared`; `wait` seconds at most.
 
     Raises Retry when it stays held, FileNotFoundError if there is no such folder, or none any more when it is our turn.
     """
     while True:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            take_lock(descriptor, wait, what)
+            take_lock(descriptor, wait, what, shared=shared)
             if os.path.samestat(os.fstat(descriptor), os.stat(folder)):  # else another one took its name meanwhile
                 yield
                 return
@@ -256,18 +282,19 @@ def locked_folder(folder: Path, *, wait: float, what: str) -> Iterator[None]:
             os.close(descriptor)
 
 
-def take_lock(descriptor: int, wait: float | None, what: str) -> None:
+def take_lock(descriptor: int, wait: float | None, what: str, *, shared: bool = False) -> None:
     """Lock an open file until it is closed; `wait` seconds at most, for ever if None.
 
     Raises Retry when it stays held.
     """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     if wait is None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, kind)
         return
     deadline = time.monotonic() + wait
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             return
         except BlockingIOError as error:
             if time.monotonic() >= deadline:

@@ -19,6 +19,7 @@ from pathlib import Path
 from banger_tools import errors, files
 
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2  # renameat2(2)
+LOCK_SECONDS = 60.0  # for those who copy from an object that is to be replaced or removed
 _AT_FDCWD = -100
 _MARK = ".staging-"
 
@@ -33,7 +34,7 @@ def staged(target: Path, *, replace: bool = False, what: str = "object") -> Iter
     refuse_taken(target, replace=replace, what=what)
     target.parent.mkdir(parents=True, exist_ok=True)
     sweep(target.parent)
-    folder, lock = _make(target)
+    folder, lock = files.make_locked(lambda: _new_name(target))
     try:
         yield folder
         sync_tree(folder)
@@ -56,30 +57,22 @@ def taken(target: Path, what: str) -> errors.CannotCreate:
     return errors.CannotCreate(f"the {what} '{target.name}' exists already", "choose another name with --name")
 
 
-def _make(target: Path) -> tuple[Path, int]:
-    """Make a staging folder and lock it; another one if a sweeper took it for a leftover before it was locked."""
-    while True:
-        folder = files.record_temporary(target.parent / f"{target.name}{_MARK}{secrets.token_hex(6)}")
-        folder.mkdir(mode=0o700)
-        try:
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if folder.exists():
-            return folder, descriptor
-        os.close(descriptor)
-
-
 def _publish(folder: Path, target: Path, *, replace: bool, what: str) -> None:
-    if replace and target.exists():
-        rename(folder, target, RENAME_EXCHANGE)
-    else:
+    if not (replace and _exchange(folder, target, what)):
         try:
             rename(folder, target, RENAME_NOREPLACE)
         except FileExistsError as error:
             raise taken(target, what) from error
     files.sync_folder(target.parent)
+
+
+def _exchange(folder: Path, target: Path, what: str) -> bool:
+    """Let two folders change places when nobody has the old one locked; tell whether there was an old one."""
+    with contextlib.suppress(FileNotFoundError):
+        with files.locked_folder(target, wait=LOCK_SECONDS, what=f"the {what} '{target.name}'"):
+            rename(folder, target, RENAME_EXCHANGE)
+            return True
+    return False
 
 
 def rename(source: Path, target: Path, flags: int) -> None:
@@ -130,9 +123,14 @@ def _locked(folder: Path, kind: int) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _new_name(target: Path) -> Path:
+    """Return an unused, recorded name for what will become `target`, or was it."""
+    return files.record_temporary(target.parent / f"{target.name}{_MARK}{secrets.token_hex(6)}")
+
+
 def retire(folder: Path) -> None:
     """Remove a finished object: at once from sight, then its files; what a crash leaves is swept like any staging."""
-    doomed = files.record_temporary(folder.parent / f"{folder.name}{_MARK}{secrets.token_hex(6)}")
+    doomed = _new_name(folder)
     os.rename(folder, doomed)
     files.discard(doomed)
 
