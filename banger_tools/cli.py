@@ -111,7 +111,7 @@ def _configure(name: str, arguments: Arguments) -> None:
     progress = arguments.get("--progress") or "auto"
     if progress not in console.PROGRESS_WORDS:
         raise errors.BadUsage(f"--progress: '{progress}' is none of {', '.join(console.PROGRESS_WORDS)}")
-    verbosity = console.QUIET if arguments.get("--quiet") else int(arguments.get("-v") or 0)
+    verbosity = console.QUIET if arguments.get("--quiet") else int(arguments.get("--verbose") or 0)
     console.configure(name, verbosity, progress)
 
 
@@ -279,7 +279,7 @@ def _lookup(manual: docs.Manual, known: dict[str, docs.Option], name: str) -> do
 
 def _refuse_twice(manual: docs.Manual, option: docs.Option, seen: set[str]) -> None:
     name = option.spelling
-    repeatable = name == "-v" or any(re.search(rf"\[{re.escape(name)}[^\]]*\]\.\.\.", u) for u in manual.synopsis)
+    repeatable = name == "--verbose" or any(re.search(rf"\[{re.escape(name)}[^\]]*\]\.\.\.", u) for u in manual.synopsis)
     if name in seen and not repeatable:
         raise _bad_usage(manual, f"option '{name}' was given twice")
     seen.add(name)

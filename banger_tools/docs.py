@@ -114,12 +114,12 @@ SHARED_OPTIONS = {
     "@stage": """\
   -C DIR, --directory=DIR  Folder of artifacts and temporary files [default: .].
   -o PATH, --output=PATH   Name of the artifact.
-  -f, --force              Replace an artifact that exists.
+  -f, --force              Replace an artifact that exists; one of the same bytes stays as it is.
   --path                   Print the path of the artifact instead of the manifest.
 """,
     "@talk": """\
   -q, --quiet              Say nothing but errors.
-  -v                       Say what is done and how long it takes; -vv shows the programs run, too.
+  -v, --verbose            Say what is done and how long it takes; -vv shows the programs run, too.
   --progress=WHEN          Show progress: auto, always, never or json [default: auto].
   -h, --help               Show this help.
   --version                Show the version.

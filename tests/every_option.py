@@ -26,7 +26,7 @@ def check(module: str) -> None:
 def spellings(option: docs.Option) -> list[tuple[list[str], object]]:
     """Return the ways to give an option, each with what docopt is to make of it."""
     if option.value is None:
-        given: object = 1 if option.spelling == "-v" else True
+        given: object = 1 if option.spelling == "--verbose" else True
         return [([name], given) for name in (option.short, option.long) if name]
     ways: list[tuple[list[str], object]] = []
     if option.short:

@@ -56,7 +56,9 @@ def test_values_and_defaults() -> None:
 
 
 def test_v_counts() -> None:
-    assert [parse(*words, "src")["-v"] for words in ([], ["-v"], ["-vv"], ["-v", "-v"])] == [0, 1, 2, 2]
+    assert [
+        parse(*words, "src")["--verbose"] for words in ([], ["-v"], ["--verbose"], ["-vv"], ["-v", "--verbose"])
+    ] == [0, 1, 1, 2, 2]
 
 
 def test_repeatable_option_keeps_the_order_of_its_values() -> None:

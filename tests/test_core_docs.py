@@ -46,7 +46,7 @@ def test_options_with_their_spellings_values_and_wrapped_text() -> None:
     assert number == ("-n", "--number", "N", "How many, and a text that goes on in the next line [default: 7].")
     assert short == ("-a", None, None, "Without a long name.")
     assert listed == (None, "--list", None, "List.")
-    assert [option.spelling for option in talk] == ["--quiet", "-v", "--progress", "--help", "--version"]
+    assert [option.spelling for option in talk] == ["--quiet", "--verbose", "--progress", "--help", "--version"]
 
 
 def test_commands() -> None:

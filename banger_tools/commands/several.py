@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 AT_ONCE = 16
 _TERMINAL_SECONDS = 1.0  # ^C reached the others as well: a second signal would disturb their clean-up
-_OURS = ("-v", "--quiet", "--progress", "--all", "--")  # words that are passed on otherwise, or not at all
+_OURS = ("--verbose", "--quiet", "--progress", "--all", "--")  # words that are passed on otherwise, or not at all
 
 
 def running() -> list[str]:
