@@ -416,7 +416,7 @@ def _print(result: Manifest, outputs: stage.Outputs) -> None:
     """Print a manifest, and write it to a file, too, if that was asked for."""
     target = outputs.artifact(f"{result.name}.json")
     if outputs.output is not None or outputs.path_only:
-        files.write_text(target, result.dumps(), force=outputs.force)
+        outputs.write_manifest(result, target)
     stage.print_result(result, target, path_only=outputs.path_only)
 
 

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from banger_tools import errors
 _temporaries: dict[Path, int] = {}  # path → the process that made it: a forked child must not remove it
 
 FICLONE = 0x40049409  # ioctl_ficlonerange(2)
+_CHUNK = 1 << 20
 
 
 def remove_temporaries() -> None:
@@ -65,11 +67,12 @@ def refuse_existing(path: Path, *, force: bool) -> None:
 
 
 @contextlib.contextmanager
-def atomic(target: Path, *, force: bool = False, durable: bool = True) -> Iterator[Path]:
+def atomic(target: Path, *, force: bool = False, durable: bool = True, keep_same: bool = False) -> Iterator[Path]:
     """Yield a temporary path to fill; on success it is renamed to `target`, else it is removed.
 
     It is flushed to the disk before and its name after that if it is to be `durable`: what a crash of the machine
-    must not damage because it cannot be made again, or would not be noticed.
+    must not damage because it cannot be made again, or would not be noticed. With `keep_same` a file that stands
+    there already with the same bytes stays as it is, its time included: make(1) then finds nothing to do after it.
 
     Raises CannotCreate before the work if the target exists (unless `force`), and again after it if somebody made it
     meanwhile.
@@ -80,7 +83,8 @@ def atomic(target: Path, *, force: bool = False, durable: bool = True) -> Iterat
         yield temporary
         if durable:
             sync_file(temporary)
-        place(temporary, target, force=force)
+        if not (keep_same and same_file(temporary, target)):
+            place(temporary, target, force=force)
         if durable:
             sync_folder(target.parent)
     except OSError as error:
@@ -100,6 +104,41 @@ def place(temporary: Path, target: Path, *, force: bool) -> None:
             raise errors.CannotCreate(f"'{target}' was made by another program meanwhile") from error
         os.unlink(temporary)
     forget_temporary(temporary)
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Tell whether two paths are regular files of the same owner, mode and bytes; holes count as the zeros they are."""
+    try:
+        found = [os.lstat(path) for path in (one, other)]
+    except FileNotFoundError:
+        return False
+    looks = [(status.st_mode, status.st_uid, status.st_gid, status.st_size) for status in found]
+    if looks[0] != looks[1] or not stat.S_ISREG(found[0].st_mode):
+        return False
+    try:
+        with open(one, "rb") as first, open(other, "rb") as second:
+            return _same_data(first.fileno(), second.fileno(), found[0].st_size)
+    except PermissionError:  # one of ours that we may replace and not read
+        return False
+
+
+def _same_data(one: int, other: int, size: int) -> bool:
+    """Compare two files of one size where either of them has data."""
+    for start, end in _merged([*data_ranges(one, 0, size), *data_ranges(other, 0, size)]):
+        for offset in range(start, end, _CHUNK):
+            length = min(_CHUNK, end - offset)
+            if os.pread(one, length, offset) != os.pread(other, length, offset):
+                return False
+    return True
+
+
+def _merged(ranges: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield ranges in their order, what two of them cover once."""
+    done = 0
+    for start, end in sorted(ranges):
+        if end > done:
+            yield max(start, done), end
+            done = end
 
 
 def write_text(target: Path, text: str, *, force: bool = False, mode: int = 0o666) -> None:
@@ -214,7 +253,7 @@ def copy_range(source: int, source_offset: int, target: int, target_offset: int,
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                 raise
-            copied = _copy_chunk(source, source_offset, target, target_offset, min(length, 1 << 20))
+            copied = _copy_chunk(source, source_offset, target, target_offset, min(length, _CHUNK))
         if copied == 0:
             raise errors.BadInput("a file became shorter while it was read")
         source_offset, target_offset, length = source_offset + copied, target_offset + copied, length - copied

@@ -238,7 +238,7 @@ def _write_tar(merged: Tree, found: Contents, descriptor: int) -> None:
 def print_result(manifest: Manifest, options: Options, artifact: Path) -> None:
     """Leave the manifest where it was asked for."""
     if options.manifest is not None:
-        files.write_text(options.manifest, manifest.dumps(), force=options.outputs.force)
+        options.outputs.write_manifest(manifest, options.manifest)
     if options.outputs.path_only or (options.manifest is None and options.tar != STDOUT):
         stage.print_result(manifest, artifact, path_only=options.outputs.path_only)
 

@@ -44,10 +44,16 @@ class Outputs(NamedTuple):
         """Yield a temporary path that becomes an artifact when the body succeeds.
 
         Nothing is flushed to the disk, as by tar, mkfs or cc: what a crash damages is made again, and bg-publish
-        flushes all that it publishes.
+        flushes all that it publishes. An artifact that is there with the same bytes is not touched, so that make(1)
+        runs nothing that depends on it.
         """
-        with files.atomic(artifact, force=self.force, durable=False) as temporary:
+        with files.atomic(artifact, force=self.force, durable=False, keep_same=True) as temporary:
             yield temporary
+
+    def write_manifest(self, manifest: Manifest, path: Path) -> None:
+        """Write a manifest to a file, as any artifact."""
+        with self.making(path) as temporary:
+            temporary.write_text(manifest.dumps(), encoding="utf-8")
 
 
 def open_input(argument: str | None) -> tuple[str, Path | None]:

@@ -194,3 +194,48 @@ def test_held_lock_is_waited_for_and_goes_with_its_process(tmp_path: Path) -> No
         holder.kill()
     with files.locked(lock, wait=5):
         pass
+
+
+def test_same_bytes_leave_the_file_that_is_there(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+    target.write_text("same")
+    before = os.stat(target)
+    with files.atomic(target, force=True, keep_same=True) as temporary:
+        temporary.write_text("same")
+    assert (names(tmp_path), os.stat(target)) == (["a"], before)
+
+
+@pytest.mark.parametrize("change", ["bytes", "size", "mode", "symlink", "unreadable"])
+def test_whatever_else_is_there_is_replaced(tmp_path: Path, change: str) -> None:
+    target = tmp_path / "a"
+    target.write_text({"bytes": "sane", "size": "same\n"}.get(change, "same"))
+    if change == "mode":
+        target.chmod(0o600)
+    if change == "symlink":
+        target.rename(tmp_path / "b")
+        target.symlink_to("b")
+    if change == "unreadable":
+        target.chmod(0)
+    with files.atomic(target, force=True, keep_same=True) as temporary:
+        temporary.write_text("same")
+        inode = temporary.stat().st_ino
+    assert (target.is_symlink(), target.stat().st_ino, target.read_text()) == (False, inode, "same")
+
+
+@given(
+    one=st.lists(st.sampled_from("h0x"), max_size=6),
+    other=st.lists(st.sampled_from("h0x"), max_size=6),
+    tails=st.tuples(st.integers(0, 1), st.integers(0, 1)),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_files_are_the_same_if_their_bytes_are(
+    tmp_path: Path, one: list[str], other: list[str], tails: tuple[int, int]
+) -> None:
+    """h: a hole, 0: zeros that are written, x: data; each of them a block."""
+    block = {"0": bytes(4096), "x": b"x" * 4096}
+    paths = tmp_path / "one", tmp_path / "other"
+    for path, kinds, tail in zip(paths, (one, other), tails, strict=True):
+        path.unlink(missing_ok=True)
+        pieces = [(4096 * at, block[kind]) for at, kind in enumerate(kinds) if kind in block]
+        sparse_file(path, pieces, 4096 * len(kinds) + tail)
+    assert files.same_file(*paths) == (paths[0].read_bytes() == paths[1].read_bytes())
