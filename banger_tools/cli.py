@@ -279,7 +279,8 @@ def _lookup(manual: docs.Manual, known: dict[str, docs.Option], name: str) -> do
 
 def _refuse_twice(manual: docs.Manual, option: docs.Option, seen: set[str]) -> None:
     name = option.spelling
-    repeatable = name == "--verbose" or any(re.search(rf"\[{re.escape(name)}[^\]]*\]\.\.\.", u) for u in manual.synopsis)
+    pattern = rf"\[{re.escape(name)}[^\]]*\]\.\.\."
+    repeatable = name == "--verbose" or any(re.search(pattern, usage) for usage in manual.synopsis)
     if name in seen and not repeatable:
         raise _bad_usage(manual, f"option '{name}' was given twice")
     seen.add(name)
