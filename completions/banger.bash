@@ -1,12 +1,13 @@
 # Written by `make docs`; edit the program's docstring instead.
 # shellcheck shell=bash
 
-# Sets options, argument and value: what program $1 takes, and what may stand for the value of its option $2.
+# Sets options, arguments, endless and value: what program $1 takes, and what may stand for the value of its option $2.
 _banger_about() {
-  options='' argument=any value=''
+  options='' arguments=() endless=0 value=''
   case $1 in
     bg-fetch)
-      options='--platform= --pull= --offline --verify --inspect --list-tags --mirror= --plain-http= --ca-file= --cert-file= --key-file= --stall= --creds= --creds-stdin --max-layer= --max-image= --initrd= --modules= --directory= --output= --force --path --quiet --progress= --help --version -v' argument=file
+      options='--platform= --pull= --offline --verify --inspect --list-tags --mirror= --plain-http= --ca-file= --cert-file= --key-file= --stall= --creds= --creds-stdin --max-layer= --max-image= --initrd= --modules= --directory= --output= --force --path --quiet --verbose --progress= --help --version'
+      arguments=('file') endless=0
       case $2 in
         --platform) value='any' ;;
         --pull) value='any' ;;
@@ -27,7 +28,8 @@ _banger_about() {
       esac
       ;;
     bg-flatten)
-      options='--layer= --exclude= --tar= --dir= --manifest= --verify --limit-entries= --directory= --output= --force --path --quiet --progress= --help --version -v' argument=file
+      options='--layer= --exclude= --tar= --dir= --manifest= --verify --limit-entries= --directory= --output= --force --path --quiet --verbose --progress= --help --version'
+      arguments=('file') endless=0
       case $2 in
         --layer) value='file' ;;
         --exclude) value='any' ;;
@@ -41,7 +43,8 @@ _banger_about() {
       esac
       ;;
     bg-mkext4)
-      options='--size= --free= --minimal --inodes= --no-journal --features= --label= --uuid= --directory= --output= --force --path --quiet --progress= --help --version -v' argument=file
+      options='--size= --free= --minimal --inodes= --no-journal --features= --label= --uuid= --directory= --output= --force --path --quiet --verbose --progress= --help --version'
+      arguments=('file') endless=0
       case $2 in
         -s | --size) value='any' ;;
         --free) value='any' ;;
@@ -55,7 +58,8 @@ _banger_about() {
       esac
       ;;
     bg-chown)
-      options='--check --from= --map-uid= --map-gid= --set= --directory= --output= --force --path --quiet --progress= --help --version -v' argument=file
+      options='--check --from= --map-uid= --map-gid= --set= --directory= --output= --force --path --quiet --verbose --progress= --help --version'
+      arguments=('file') endless=0
       case $2 in
         --from) value='file' ;;
         --map-uid) value='any' ;;
@@ -67,7 +71,8 @@ _banger_about() {
       esac
       ;;
     bg-inject)
-      options='--ssh-key= --file= --hostname= --enable= --disable= --first-boot= --keep-host-keys --no-agent --directory= --output= --force --path --quiet --progress= --help --version -v' argument=file
+      options='--ssh-key= --file= --hostname= --enable= --disable= --first-boot= --keep-host-keys --no-agent --directory= --output= --force --path --quiet --verbose --progress= --help --version'
+      arguments=('file') endless=0
       case $2 in
         --ssh-key) value='file' ;;
         --file) value='any' ;;
@@ -81,7 +86,8 @@ _banger_about() {
       esac
       ;;
     bg-seed)
-      options='--home= --flatten-nested --size= --require --directory= --output= --force --path --quiet --progress= --help --version -v' argument=file
+      options='--home= --flatten-nested --size= --require --directory= --output= --force --path --quiet --verbose --progress= --help --version'
+      arguments=('file') endless=0
       case $2 in
         --home) value='file' ;;
         -s | --size) value='any' ;;
@@ -91,10 +97,11 @@ _banger_about() {
       esac
       ;;
     bg-publish)
-      options='--name= --replace --move --kernel-ref= --kernel-file= --initrd= --modules= --offline --no-kernel --kernel --path --quiet --progress= --help --version -v' argument=file
+      options='--name= --replace --move --kernel-ref= --kernel-file= --initrd= --modules= --offline --no-kernel --kernel --path --quiet --verbose --progress= --help --version'
+      arguments=('file') endless=0
       case $2 in
         --name) value='any' ;;
-        --kernel-ref) value='file' ;;
+        --kernel-ref) value='kernel cloud-amd64 cloud-arm64 amd64 arm64 virtual' ;;
         --kernel-file) value='file' ;;
         --initrd) value='file' ;;
         --modules) value='folder' ;;
@@ -102,9 +109,10 @@ _banger_about() {
       esac
       ;;
     bg-boot)
-      options='--image= --name= --vmm= --cpus= --memory= --disk= --work-disk= --net= --nat --publish= --env= --ssh-key= --git-identity= --read-only --run --kernel-ref= --kernel= --initrd= --modules= --append= --offline --jail --limit-disk= --limit-iops= --limit-net= --wait= --timeout= --keep --command= --exec= --user= --cwd= --console --rm --detach --no-start --path --quiet --progress= --help --version -v' argument=file
+      options='--image= --name= --vmm= --cpus= --memory= --disk= --work-disk= --net= --nat --publish= --env= --ssh-key= --git-identity= --read-only --run --kernel-ref= --kernel= --initrd= --modules= --append= --offline --jail --limit-disk= --limit-iops= --limit-net= --wait= --timeout= --keep --command= --exec= --user= --cwd= --console --rm --detach --no-start --path --quiet --verbose --progress= --help --version'
+      arguments=('file') endless=0
       case $2 in
-        --image) value='any' ;;
+        --image) value='image' ;;
         --name) value='any' ;;
         --vmm) value='words auto firecracker qemu' ;;
         --cpus) value='any' ;;
@@ -116,7 +124,7 @@ _banger_about() {
         --env) value='any' ;;
         --ssh-key) value='file' ;;
         --git-identity) value='any' ;;
-        --kernel-ref) value='file' ;;
+        --kernel-ref) value='kernel cloud-amd64 cloud-arm64 amd64 arm64 virtual' ;;
         --kernel) value='file' ;;
         --initrd) value='file' ;;
         --modules) value='folder' ;;
@@ -134,19 +142,21 @@ _banger_about() {
       esac
       ;;
     banger)
-      options='--quiet --progress= --help --version -v' argument=any
+      options='--quiet --verbose --progress= --help --version'
+      arguments=('any' 'any') endless=1
       case $2 in
         --progress) value='words auto always never json' ;;
       esac
       ;;
     'banger image pull')
-      options='--name= --replace --size= --platform= --pull= --offline --kernel-ref= --kernel= --initrd= --modules= --keep-work= --json --quiet --progress= --help --version -v' argument=file
+      options='--name= --replace --size= --platform= --pull= --offline --kernel-ref= --kernel= --initrd= --modules= --keep-work= --json --quiet --verbose --progress= --help --version'
+      arguments=('file debian-bookworm debian-trixie ubuntu-noble ubuntu-jammy alpine fedora rocky-9 arch') endless=0
       case $2 in
         --name) value='any' ;;
         --size) value='any' ;;
         --platform) value='any' ;;
         --pull) value='words always missing never' ;;
-        --kernel-ref) value='file' ;;
+        --kernel-ref) value='kernel cloud-amd64 cloud-arm64 amd64 arm64 virtual' ;;
         --kernel) value='file' ;;
         --initrd) value='file' ;;
         --modules) value='folder' ;;
@@ -155,32 +165,37 @@ _banger_about() {
       esac
       ;;
     'banger image list')
-      options='--available --json --names --quiet --progress= --help --version -v' argument=any
+      options='--available --json --names --quiet --verbose --progress= --help --version'
+      arguments=() endless=0
       case $2 in
         --progress) value='words auto always never json' ;;
       esac
       ;;
     'banger kernel pull')
-      options='--name= --force --offline --json --quiet --progress= --help --version -v' argument=file
+      options='--name= --force --offline --json --quiet --verbose --progress= --help --version'
+      arguments=('file cloud-amd64 cloud-arm64 amd64 arm64 virtual') endless=0
       case $2 in
         --name) value='any' ;;
         --progress) value='words auto always never json' ;;
       esac
       ;;
     'banger kernel list')
-      options='--available --json --names --quiet --progress= --help --version -v' argument=any
+      options='--available --json --names --quiet --verbose --progress= --help --version'
+      arguments=() endless=0
       case $2 in
         --progress) value='words auto always never json' ;;
       esac
       ;;
     'banger kernel show')
-      options='--json --quiet --progress= --help --version -v' argument=any
+      options='--json --quiet --verbose --progress= --help --version'
+      arguments=('kernel') endless=0
       case $2 in
         --progress) value='words auto always never json' ;;
       esac
       ;;
     'banger kernel import')
-      options='--name= --from= --kernel= --initrd= --modules= --force --json --quiet --progress= --help --version -v' argument=any
+      options='--name= --from= --kernel= --initrd= --modules= --force --json --quiet --verbose --progress= --help --version'
+      arguments=() endless=0
       case $2 in
         --name) value='any' ;;
         --from) value='folder' ;;
@@ -191,21 +206,24 @@ _banger_about() {
       esac
       ;;
     'banger kernel delete')
-      options='--force --quiet --progress= --help --version -v' argument=any
+      options='--force --quiet --verbose --progress= --help --version'
+      arguments=('kernel') endless=1
       case $2 in
         --progress) value='words auto always never json' ;;
       esac
       ;;
     'banger kernel catalog')
-      options='--json --names --quiet --progress= --help --version -v' argument=any
+      options='--json --names --quiet --verbose --progress= --help --version'
+      arguments=() endless=0
       case $2 in
         --progress) value='words auto always never json' ;;
       esac
       ;;
     'banger vm run')
-      options='--image= --pull= --detach --rm --user= --cwd= --tty --no-tty --name= --vmm= --cpus= --memory= --disk= --work-disk= --net= --nat --publish= --env= --ssh-key= --git-identity= --read-only --run --kernel-ref= --kernel= --initrd= --modules= --append= --offline --jail --limit-disk= --limit-iops= --limit-net= --wait= --timeout= --keep --quiet --progress= --help --version -v' argument=any
+      options='--image= --pull= --detach --rm --user= --cwd= --tty --no-tty --name= --vmm= --cpus= --memory= --disk= --work-disk= --net= --nat --publish= --env= --ssh-key= --git-identity= --read-only --run --kernel-ref= --kernel= --initrd= --modules= --append= --offline --jail --limit-disk= --limit-iops= --limit-net= --wait= --timeout= --keep --quiet --verbose --progress= --help --version'
+      arguments=('any') endless=1
       case $2 in
-        --image) value='image' ;;
+        --image) value='image debian-bookworm debian-trixie ubuntu-noble ubuntu-jammy alpine fedora rocky-9 arch' ;;
         --pull) value='words missing never' ;;
         --user) value='any' ;;
         --cwd) value='any' ;;
@@ -220,7 +238,7 @@ _banger_about() {
         --env) value='any' ;;
         --ssh-key) value='file' ;;
         --git-identity) value='any' ;;
-        --kernel-ref) value='file' ;;
+        --kernel-ref) value='kernel cloud-amd64 cloud-arm64 amd64 arm64 virtual' ;;
         --kernel) value='file' ;;
         --initrd) value='file' ;;
         --modules) value='folder' ;;
@@ -234,9 +252,10 @@ _banger_about() {
       esac
       ;;
     'banger vm create')
-      options='--image= --pull= --no-start --name= --vmm= --cpus= --memory= --disk= --work-disk= --net= --nat --publish= --env= --ssh-key= --git-identity= --read-only --run --kernel-ref= --kernel= --initrd= --modules= --append= --offline --jail --limit-disk= --limit-iops= --limit-net= --wait= --timeout= --keep --quiet --progress= --help --version -v' argument=any
+      options='--image= --pull= --no-start --name= --vmm= --cpus= --memory= --disk= --work-disk= --net= --nat --publish= --env= --ssh-key= --git-identity= --read-only --run --kernel-ref= --kernel= --initrd= --modules= --append= --offline --jail --limit-disk= --limit-iops= --limit-net= --wait= --timeout= --keep --quiet --verbose --progress= --help --version'
+      arguments=() endless=0
       case $2 in
-        --image) value='image' ;;
+        --image) value='image debian-bookworm debian-trixie ubuntu-noble ubuntu-jammy alpine fedora rocky-9 arch' ;;
         --pull) value='words missing never' ;;
         --name) value='any' ;;
         --vmm) value='words auto firecracker qemu' ;;
@@ -249,7 +268,7 @@ _banger_about() {
         --env) value='any' ;;
         --ssh-key) value='file' ;;
         --git-identity) value='any' ;;
-        --kernel-ref) value='file' ;;
+        --kernel-ref) value='kernel cloud-amd64 cloud-arm64 amd64 arm64 virtual' ;;
         --kernel) value='file' ;;
         --initrd) value='file' ;;
         --modules) value='folder' ;;
@@ -263,7 +282,8 @@ _banger_about() {
       esac
       ;;
     'banger vm start')
-      options='--all --wait= --timeout= --quiet --progress= --help --version -v' argument=any
+      options='--all --wait= --timeout= --quiet --verbose --progress= --help --version'
+      arguments=('vm') endless=1
       case $2 in
         --wait) value='any' ;;
         --timeout) value='any' ;;
@@ -271,51 +291,59 @@ _banger_about() {
       esac
       ;;
     'banger vm stop')
-      options='--all --timeout= --quiet --progress= --help --version -v' argument=any
+      options='--all --timeout= --quiet --verbose --progress= --help --version'
+      arguments=('vm') endless=1
       case $2 in
         --timeout) value='any' ;;
         --progress) value='words auto always never json' ;;
       esac
       ;;
     'banger vm restart')
-      options='--all --timeout= --quiet --progress= --help --version -v' argument=any
+      options='--all --timeout= --quiet --verbose --progress= --help --version'
+      arguments=('vm') endless=1
       case $2 in
         --timeout) value='any' ;;
         --progress) value='words auto always never json' ;;
       esac
       ;;
     'banger vm kill')
-      options='--all --quiet --progress= --help --version -v' argument=any
+      options='--all --quiet --verbose --progress= --help --version'
+      arguments=('vm') endless=1
       case $2 in
         --progress) value='words auto always never json' ;;
       esac
       ;;
     'banger vm delete')
-      options='--force --quiet --progress= --help --version -v' argument=any
+      options='--force --quiet --verbose --progress= --help --version'
+      arguments=('vm') endless=1
       case $2 in
         --progress) value='words auto always never json' ;;
       esac
       ;;
     'banger vm prune')
-      options='--force --dry-run --json --quiet --progress= --help --version -v' argument=any
+      options='--force --dry-run --json --quiet --verbose --progress= --help --version'
+      arguments=() endless=0
       case $2 in
         --progress) value='words auto always never json' ;;
       esac
       ;;
     'banger vm list')
-      options='--running --json --names --quiet --progress= --help --version -v' argument=any
+      options='--running --json --names --quiet --verbose --progress= --help --version'
+      arguments=() endless=0
       case $2 in
         --progress) value='words auto always never json' ;;
       esac
       ;;
     'banger vm show')
-      options='--quiet --progress= --help --version -v' argument=any
+      options='--quiet --verbose --progress= --help --version'
+      arguments=('vm') endless=1
       case $2 in
         --progress) value='words auto always never json' ;;
       esac
       ;;
     'banger vm set')
-      options='--cpus= --memory= --disk= --work-disk= --nat= --quiet --progress= --help --version -v' argument=any
+      options='--cpus= --memory= --disk= --work-disk= --nat= --quiet --verbose --progress= --help --version'
+      arguments=('vm') endless=1
       case $2 in
         --cpus) value='any' ;;
         --memory) value='any' ;;
@@ -326,26 +354,30 @@ _banger_about() {
       esac
       ;;
     'banger vm stats')
-      options='--json --quiet --progress= --help --version -v' argument=any
+      options='--json --quiet --verbose --progress= --help --version'
+      arguments=('vm') endless=1
       case $2 in
         --progress) value='words auto always never json' ;;
       esac
       ;;
     'banger vm ports')
-      options='--json --quiet --progress= --help --version -v' argument=any
+      options='--json --quiet --verbose --progress= --help --version'
+      arguments=('vm') endless=1
       case $2 in
         --progress) value='words auto always never json' ;;
       esac
       ;;
     'banger vm health')
-      options='--json --timeout= --quiet --progress= --help --version -v' argument=any
+      options='--json --timeout= --quiet --verbose --progress= --help --version'
+      arguments=('vm') endless=1
       case $2 in
         --timeout) value='any' ;;
         --progress) value='words auto always never json' ;;
       esac
       ;;
     'banger vm exec')
-      options='--env= --user= --cwd= --tty --no-tty --quiet --progress= --help --version -v' argument=any
+      options='--env= --user= --cwd= --tty --no-tty --quiet --verbose --progress= --help --version'
+      arguments=('vm' 'any') endless=1
       case $2 in
         --env) value='any' ;;
         --user) value='any' ;;
@@ -354,7 +386,8 @@ _banger_about() {
       esac
       ;;
     'banger vm ssh')
-      options='--user= --identity= --ssh-option= --timeout= --quiet --progress= --help --version -v' argument=any
+      options='--user= --identity= --ssh-option= --timeout= --quiet --verbose --progress= --help --version'
+      arguments=('vm' 'any') endless=1
       case $2 in
         --user) value='any' ;;
         --identity) value='file' ;;
@@ -364,41 +397,47 @@ _banger_about() {
       esac
       ;;
     'banger vm cp')
-      options='--archive --quiet --progress= --help --version -v' argument=file
+      options='--archive --quiet --verbose --progress= --help --version'
+      arguments=('remote' 'remote') endless=1
       case $2 in
         --progress) value='words auto always never json' ;;
       esac
       ;;
     'banger vm logs')
-      options='--follow --lines= --vmm --quiet --progress= --help --version -v' argument=any
+      options='--follow --lines= --vmm --quiet --verbose --progress= --help --version'
+      arguments=('vm') endless=0
       case $2 in
         -n | --lines) value='any' ;;
         --progress) value='words auto always never json' ;;
       esac
       ;;
     'banger ssh-config')
-      options='--install --uninstall --file= --connect= --quiet --progress= --help --version -v' argument=any
+      options='--install --uninstall --file= --connect= --quiet --verbose --progress= --help --version'
+      arguments=() endless=0
       case $2 in
         --file) value='file' ;;
-        --connect) value='any' ;;
+        --connect) value='vm' ;;
         --progress) value='words auto always never json' ;;
       esac
       ;;
     'banger cache list')
-      options='--json --quiet --progress= --help --version -v' argument=any
+      options='--json --quiet --verbose --progress= --help --version'
+      arguments=() endless=0
       case $2 in
         --progress) value='words auto always never json' ;;
       esac
       ;;
     'banger cache prune')
-      options='--keep= --dry-run --json --quiet --progress= --help --version -v' argument=any
+      options='--keep= --dry-run --json --quiet --verbose --progress= --help --version'
+      arguments=() endless=0
       case $2 in
         --keep) value='any' ;;
         --progress) value='words auto always never json' ;;
       esac
       ;;
     'banger build')
-      options='--from= --to= --directory= --force --name= --size= --platform= --pull= --offline --kernel-ref= --keep-manifests --quiet --progress= --help --version -v' argument=file
+      options='--from= --to= --directory= --force --name= --size= --platform= --pull= --offline --kernel-ref= --keep-manifests --quiet --verbose --progress= --help --version'
+      arguments=('file') endless=0
       case $2 in
         --from) value='words fetch flatten mkext4 chown inject seed publish boot' ;;
         --to) value='words fetch flatten mkext4 chown inject seed publish boot' ;;
@@ -407,12 +446,13 @@ _banger_about() {
         --size) value='any' ;;
         --platform) value='any' ;;
         --pull) value='words missing always never' ;;
-        --kernel-ref) value='file' ;;
+        --kernel-ref) value='kernel cloud-amd64 cloud-arm64 amd64 arm64 virtual' ;;
         --progress) value='words auto always never json' ;;
       esac
       ;;
     'banger doctor')
-      options='--json --online --quiet --progress= --help --version -v' argument=any
+      options='--json --online --quiet --verbose --progress= --help --version'
+      arguments=() endless=0
       case $2 in
         --progress) value='words auto always never json' ;;
       esac
@@ -420,14 +460,38 @@ _banger_about() {
   esac
 }
 
-# Prints the words of one kind that begin with $2.
+# Prints the names of one kind in the store.
+_banger_names() {
+  local folder=${BANGER_HOME:+$BANGER_HOME/state} path
+  if [[ -z $folder ]]; then
+    case ${XDG_STATE_HOME-} in
+      /*) folder=$XDG_STATE_HOME/banger ;;
+      *) folder=$HOME/.local/state/banger ;;
+    esac
+  fi
+  case $1 in
+    image) folder=$folder/images ;;
+    kernel) folder=$folder/kernels ;;
+    vm) folder=$folder/vms ;;
+  esac
+  for path in "$folder"/*/; do
+    path=${path%/} path=${path##*/}
+    [[ $path == *.staging-* || $path == *[!a-z0-9._-]* ]] || printf '%s\n' "$path"
+  done
+}
+
+# Prints the words of kind $1 that begin with $2: a kind, and words that may stand there, too.
 _banger_words() {
-  local kind=${1%% *} rest=${1#* }
+  local kind=${1%% *} rest=${1#"${1%% *}"}
+  [[ -z $rest ]] || compgen -W "$rest" -- "$2"
   case $kind in
     folder) compgen -d -- "$2" ;;
     file) compgen -f -- "$2" ;;
-    image) compgen -W "$(banger image list --names 2>/dev/null)" -- "$2" ;;
-    words) compgen -W "$rest" -- "$2" ;;
+    image | kernel | vm) compgen -W "$(_banger_names "$kind")" -- "$2" ;;
+    remote)
+      compgen -S : -W "$(_banger_names vm)" -- "$2"
+      compgen -f -- "$2"
+      ;;
   esac
 }
 
@@ -463,47 +527,63 @@ cache prune
 build
 doctor'
 
-# Sets name to the program that the words before the cursor call, or group to the first of a command's two words.
-_banger_name() {
-  local word found=() nl=$'
-'
-  name=${COMP_WORDS[0]##*/} group=''
-  [[ $name == banger ]] || return
+# Sets name to the program or command that the words before the cursor call, group to the first of a command's two
+# words if the second is not there yet, place to the number of arguments, and ended after a word that ends the options.
+_banger_read() {
+  local word value='' skip='' options arguments endless nl=$'\n'
+  name=${COMP_WORDS[0]##*/} group='' place=0 ended=''
   for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
-    [[ $word == -* ]] || found+=("$word")
+    if [[ $word == = ]]; then
+      skip=1
+    elif [[ -n $skip ]]; then
+      skip=''
+    elif [[ $word == -- && -z $ended ]]; then
+      ended=1
+    elif [[ $word == -?* && -z $ended ]]; then
+      _banger_about "$name" "$word"
+      [[ -z $value ]] || skip=1
+    elif [[ $name != banger ]]; then
+      ((place += 1))
+    elif [[ $nl$_banger_commands$nl == *"$nl${group:+$group }$word$nl"* ]]; then
+      name="banger ${group:+$group }$word" group=''
+    else
+      group=${group:+$group }$word
+    fi
   done
-  if [[ $nl$_banger_commands$nl == *"$nl${found[0]-} ${found[1]-}$nl"* ]]; then
-    name="banger ${found[0]} ${found[1]}"
-  elif [[ $nl$_banger_commands$nl == *"$nl${found[0]-}$nl"* ]]; then
-    name="banger ${found[0]}"
-  else
-    group=${found[0]-}
-  fi
+}
+
+_banger_offer() {
+  mapfile -t COMPREPLY < <(_banger_words "$1" "$cur")
+  case $1 in
+    folder* | file*) compopt -o filenames ;;
+    remote*) compopt -o nospace ;;
+  esac
 }
 
 _banger() {
-  local name group options argument value cur prev
-  _banger_name
+  local name group place ended options arguments endless value cur prev
+  _banger_read
   cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
   if [[ $cur == = ]]; then
     cur=''
   elif [[ $prev == = ]]; then
     prev=${COMP_WORDS[COMP_CWORD - 2]}
   fi
+  [[ -z $ended ]] || prev=''
   _banger_about "$name" "$prev"
   if [[ -n $value ]]; then
-    mapfile -t COMPREPLY < <(_banger_words "$value" "$cur")
-    [[ $value == folder || $value == file ]] && compopt -o filenames
-  elif [[ -n $group ]]; then
-    mapfile -t COMPREPLY < <(compgen -W "$(sed -n "s/^$group //p" <<<"$_banger_commands")" -- "$cur")
-  elif [[ $name == banger && $cur != -* ]]; then
-    mapfile -t COMPREPLY < <(compgen -W "$(cut -d ' ' -f 1 <<<"$_banger_commands" | sort -u)" -- "$cur")
-  elif [[ $cur == -* ]]; then
+    _banger_offer "$value"
+  elif [[ $cur == -* && -z $ended && -z $group ]]; then
     mapfile -t COMPREPLY < <(compgen -W "$options" -- "$cur")
     [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]] && compopt -o nospace
-  else
-    mapfile -t COMPREPLY < <(_banger_words "$argument" "$cur")
-    compopt -o filenames
+  elif [[ -n $group ]]; then
+    mapfile -t COMPREPLY < <(compgen -W "$(sed -n "s/^$group //p" <<<"$_banger_commands")" -- "$cur")
+  elif [[ $name == banger ]]; then
+    mapfile -t COMPREPLY < <(compgen -W "$(cut -d ' ' -f 1 <<<"$_banger_commands" | sort -u)" -- "$cur")
+  elif ((place < ${#arguments[@]})); then
+    _banger_offer "${arguments[place]}"
+  elif ((endless)); then
+    _banger_offer "${arguments[-1]}"
   fi
 }
 
