@@ -8,7 +8,7 @@ Arguments:
         in place of the sources, on stdout in place of the target.
 
 Options:
-  -a, --archive  Keep owners, set-id bits, devices and all extended attributes.
+  -a, --archive  Keep owners, set-id bits, devices and extended attributes.
   @talk
 
 Description:
@@ -16,13 +16,13 @@ Description:
   /root. A file of this host whose name looks like NAME:PATH is written with its folder, as in ./NAME:PATH.
 
   Folders are copied with all that is in them, by the rules of cp(1): into the target if that is a folder, else to that
-  very name; its folder must exist. PATH/. is what is in a folder, without the folder. A folder that is there already
-  gets what is new, and files are replaced. Symlinks are copied as such; a source that is one is followed only if a
-  slash comes after it.
+  very name; its folder must exist. PATH/. and PATH/.. are what is in a folder, without the folder. A folder that is
+  there already gets what is new, and files are replaced. Symlinks are copied as such; a source that is one is followed
+  only if a slash comes after it.
 
-  Modes and the times of files are kept. In the guest all belongs to root, on this host to you, and there nothing is
-  set-id: --archive keeps owners by their numbers, and what else there is. Nothing that a guest sends gets out of the
-  target.
+  Modes and the times of files are kept. In the guest all belongs to root, on this host to you, and nothing is set-id.
+  --archive keeps owners, by their numbers, and the extended attributes that mean the same on both sides: those of users
+  and of root (user, trusted), capabilities and ACLs. Nothing that a guest sends gets out of the target.
 
 Examples:
   $ banger vm cp site/. web:/var/www

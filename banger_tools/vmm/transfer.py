@@ -6,6 +6,7 @@ and never through a symlink, and put into its place name by name.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import posixpath
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 HOME = "/root"  # what paths of a guest are relative to, as with scp(1)
 FOLDER, FILE, MISSING = "folder", "file", "missing"
 _CHUNK = 1 << 18
+_KEPT = ("user.", "trusted.", "security.capability", "system.posix_acl_")  # not what SELinux or IMA say of this host
+    "user.",
+    "trusted.",
+    "security.capability",
+    "system.posix_acl_",
+)  # and not what SELinux or IMA say of this host
 
 
 class Place(NamedTuple):
@@ -42,8 +49,13 @@ class Place(NamedTuple):
 
     @property
     def contents(self) -> bool:
-        """Whether what is in a folder is meant, and not the folder."""
-        return self.path in (".", "/") or self.path.endswith("/.")
+        """Whether what is in a folder is meant, and not the folder: one that has no name, as in cp(1)."""
+        return self.last in ("", ".", "..")
+
+    @property
+    def last(self) -> str:
+        """The last name of the path."""
+        return posixpath.basename(self.path.rstrip("/"))
 
     def __str__(self) -> str:
         return self.path if self.name is None else f"{self.name}:{self.path}"
@@ -70,7 +82,7 @@ def goal(target: Place, kind: str, parent: str, source: Place, *, folder: bool) 
     Raises CannotCreate if it cannot go there.
     """
     if kind == FOLDER:
-        return Goal(target.path, None if source.contents else _last(source.path))
+        return Goal(target.path, None if source.contents else source.last)
     if kind == FILE and (folder or target.path.endswith("/")):
         raise errors.CannotCreate(f"'{target}' is no folder")
     if kind == MISSING and target.path.endswith("/") and not folder:
@@ -79,12 +91,6 @@ def goal(target: Place, kind: str, parent: str, source: Place, *, folder: bool) 
     if parent != FOLDER:
         raise errors.CannotCreate(f"there is no folder '{target._replace(path=above)}'", "make it first")
     return Goal(above or ".", name)
-
-
-def _last(path: str) -> str:
-    """Return the name of what a path leads to, which `..` does not tell."""
-    name = os.path.basename(os.path.normpath(path))
-    return name if name not in ("", ".", "..") else os.path.basename(os.path.realpath(path))
 
 
 def copy(sources: Sequence[Place], target: Place, *, archive: bool) -> None:
@@ -143,7 +149,7 @@ def _upload(source: Place, target: Place, *, archive: bool) -> None:
     parent = FOLDER if kind == FOLDER else _kind(_parent(target))
     where = goal(target, kind, parent, source, folder=folder)
     with console.progress(str(source)) as bar:
-        _agent(target).put_files(where.folder, _counted(pack(source.path, where.name, owners=archive), bar))
+        _agent(target).put_files(where.folder, _counted(pack(source.path, where.name, archive=archive), bar))
 
 
 def _counted(pieces: Iterator[bytes], bar: console.Progress) -> Iterator[bytes]:
@@ -152,8 +158,8 @@ def _counted(pieces: Iterator[bytes], bar: console.Progress) -> Iterator[bytes]:
         yield piece
 
 
-def pack(path: str, name: str | None, *, owners: bool) -> Iterator[bytes]:
-    """Yield a tar of a file or folder under another name, or of what is in it; without `owners` all is root's.
+def pack(path: str, name: str | None, *, archive: bool) -> Iterator[bytes]:
+    """Yield a tar of a file or folder under another name, or of what is in it; without `archive` all is root's.
 
     Symlinks stay symlinks, names of one file stay so, and sockets are left out. Raises BadInput for a file that changes
     meanwhile.
@@ -164,15 +170,42 @@ def pack(path: str, name: str | None, *, owners: bool) -> Iterator[bytes]:
                 if stat.S_ISSOCK(os.lstat(found).st_mode):
                     continue
                 info = known.gettarinfo(found, inner)
-                if not owners:
-                    info.uid = info.gid = 0
-                info.uname = info.gname = ""
+                _describe(info, found, archive=archive)
                 yield info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
                 if info.isreg():
                     yield from _content(found, info.size)
             except OSError as error:
                 raise errors.os_error(error, f"cannot read '{found}'") from error
     yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _describe(info: tarfile.TarInfo, path: str, *, archive: bool) -> None:
+    """Say whose a file is to be in the guest: with `archive` whose it is here, with its attributes, else root's."""
+    info.uname = info.gname = ""
+    if archive:
+        info.pax_headers = {} if info.islnk() else _attributes(path)
+    else:
+        info.uid = info.gid = 0
+        info.mode &= 0o1777  # what is to run as its owner must not come to run as root
+
+
+def _attributes(path: str) -> dict[str, str]:
+    """Return the extended attributes of a file that mean the same in a guest, as records of pax(1) by GNU tar's names.
+
+    A value is bytes: those that are no UTF-8 are escaped, and come out of the archive's encoding as they were. Raises
+    BadInput for a name that is no UTF-8.
+    """
+    found = {}
+    with contextlib.suppress(OSError):  # a filesystem without them
+        for name in os.listxattr(path, follow_symlinks=False):
+            if not name.startswith(_KEPT):
+                continue
+            if name != os.fsencode(name).decode("utf-8", "replace"):
+                raise errors.BadInput(f"'{path}' has an extended attribute whose name is no UTF-8")
+            value = os.getxattr(path, name, follow_symlinks=False)
+            key = "SCHILY.xattr." + name.replace("%", "%25").replace("=", "%3D")
+            found[key] = value.decode("utf-8", "surrogateescape")
+    return found
 
 
 def _walk(path: str, name: str | None) -> Iterator[tuple[str, str]]:
@@ -225,7 +258,8 @@ def _print(source: Place) -> None:
 
 
 def _asked(source: Place) -> str:
-    return source.path if source.contents else source.path.rstrip("/")
+    """Return the path that the agent is asked for; one that ends in a slash is followed there, if it is a symlink."""
+    return source.path.rstrip("/") + "/." if source.contents else source.path
 
 
 def _download(source: Place, target: Place, *, archive: bool) -> None:
@@ -239,7 +273,7 @@ def _download(source: Place, target: Place, *, archive: bool) -> None:
             _fetch(source, work / "archive.tar")
             (work / "tree").mkdir(mode=0o700)
             _unpack(work / "archive.tar", work / "tree", str(source), archive=archive)
-            came = work / "tree" if source.contents else work / "tree" / _last(source.path)
+            came = work / "tree" if source.contents else work / "tree" / source.last
             if not os.path.lexists(came):
                 raise errors.BadInput(f"'{source}' is nothing that can be copied")
             where = goal(target, kind, parent, source, folder=came.is_dir() and not came.is_symlink())
