@@ -78,6 +78,7 @@ from banger_tools import cli, console, errors, sizes, stage
 
 if TYPE_CHECKING:
     from banger_tools.manifest import Manifest
+    from banger_tools.vmm.life import Sources
     from banger_tools.vmm.spec import Boot, Forward, GitIdentity, Limits, Record, Spec
 
 WORK_DISK = 1 << 30
@@ -404,16 +405,12 @@ def boot(image: Manifest, options: Options) -> tuple[Record, float]:
 
 
 def _boot(spec: Spec, image: Manifest, options: Options) -> tuple[Record, float]:
-    from banger_tools.manifest import Published
-    from banger_tools.store import vms
+    from banger_tools.store import images, vms
     from banger_tools.vmm import life
 
-    published = image.get("published", Published)
-    seed = Path(published.work_seed) if published.work_seed else None
-    sources = life.Sources(_existing(published.rootfs), seed, options.disk, _work_size(seed, options))
     try:
-        with console.stage("disks"):
-            life.create(spec, sources, image)
+        with console.stage("disks"), images.unchanging(image):
+            life.create(spec, _sources(image, options), image)
         began = time.monotonic()
         if options.starts:
             with life.held(spec.name):
@@ -425,6 +422,16 @@ def _boot(spec: Spec, image: Manifest, options: Options) -> tuple[Record, float]
         _undo(spec, keep=options.keep)
         raise
     return record, began
+
+
+def _sources(image: Manifest, options: Options) -> Sources:
+    """Return what the disks of a VM are made from, and how large they are to be."""
+    from banger_tools.manifest import Published
+    from banger_tools.vmm import life
+
+    published = image.get("published", Published)
+    seed = Path(published.work_seed) if published.work_seed else None
+    return life.Sources(_existing(published.rootfs), seed, options.disk, _work_size(seed, options))
 
 
 def _work_size(seed: Path | None, options: Options) -> int | None:

@@ -131,13 +131,18 @@ class Kernel(Struct, frozen=True, omit_defaults=True):
 
 
 class Published(Struct, frozen=True, omit_defaults=True):
-    """An image in the store: its folder, and the files in it by name."""
+    """An image in the store: its folder, and the files in it by name.
+
+    `digests` are those of its disks, by the names of their files: SHA-256 over the size, and over each block of 4096
+    bytes that is not all zeros, after its number (8 bytes each, little-endian).
+    """
 
     name: str
     path: str
     rootfs: str
     work_seed: str | None = None
     kernel: Kernel | None = None
+    digests: dict[str, Digest] = {}
 
 
 class Vm(Struct, frozen=True, omit_defaults=True):

@@ -1,29 +1,42 @@
 """The images in the store: `images/NAME/{image.json, rootfs.ext4, work-seed.ext4?, kernel/…}`.
 
-image.json is the manifest that bg-publish printed, so that an image can enter the pipe again at bg-boot.
+image.json is the manifest that bg-publish printed, so that an image can enter the pipe again at bg-boot. The disks of
+an image that is not managed are symlinks to where they are.
+
+Who copies from an image shares the lock of its folder meanwhile; who replaces, renames or removes it waits for that.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from msgspec import structs
+
 from banger_tools import console, errors, files, locations, manifest
-from banger_tools.store import kernels, names, records, staging
+from banger_tools.store import digests, kernels, names, records, staging
 
 RECORD = "image.json"
 ROOTFS, WORK_SEED, KERNEL = "rootfs.ext4", "work-seed.ext4", "kernel"
+DISKS = (ROOTFS, WORK_SEED)
+COPY, MOVE, LINK = "copy", "move", "link"
 WHAT = "image"
 
 
 class Parts(NamedTuple):
-    """The files that an image is published from; `move` takes the disks away from where they are."""
+    """The files that an image is published from; `move` takes the disks away from where they are.
+
+    With `link` they stay there: the image is not managed.
+    """
 
     rootfs: Path
     work_seed: Path | None
     kernel: manifest.Kernel | None
     move: bool = False
+    link: bool = False
 
 
 def root() -> Path:
@@ -42,16 +55,33 @@ def find(name: str, what: str = "--image") -> manifest.Manifest:
     Raises records.Missing naming near ones, Denied, or BadInput if what is there is broken.
     """
     folder = root() / names.check(name, what)
-    if not records.exists(folder):
-        raise _missing(name)
+    check_there(name)
     try:
         loaded = manifest.loads(files.read_small(folder / RECORD, manifest.LIMIT, "an image"), f"'{folder / RECORD}'")
     except errors.NoInput as error:
         raise records.broken(folder, WHAT, f"its '{RECORD}' is missing") from error
-    records.check_file(folder, ROOTFS, WHAT)
+    _check_disks(folder)
     published = loaded.get("published", manifest.Published)
-    loaded.put("published", _section(folder, name, published.kernel.name if published.kernel else None))
+    loaded.name = name
+    loaded.put("published", _section(folder, published))
     return loaded
+
+
+def _check_disks(folder: Path) -> None:
+    """Check that the disks can be read; raises BadInput naming the one that is missing, or where it ought to be."""
+    for path in (folder / ROOTFS, folder / WORK_SEED):
+        if path.is_symlink() and not records.exists(path.resolve()):
+            raise records.broken(folder, WHAT, f"'{os.readlink(path)}' is missing")
+    records.check_file(folder, ROOTFS, WHAT)
+
+
+def check_there(name: str) -> None:
+    """Check that there is an image of that name, broken or not.
+
+    Raises records.Missing naming near ones, Denied.
+    """
+    if not records.exists(root() / name):
+        raise _missing(name)
 
 
 def _missing(name: str) -> records.Missing:
@@ -62,6 +92,11 @@ def _missing(name: str) -> records.Missing:
     return records.Missing(f"there is no image '{name}'", hint)
 
 
+def is_managed(name: str) -> bool:
+    """Tell whether an image's disks are the store's own."""
+    return not (root() / name / ROOTFS).is_symlink()
+
+
 def publish(image: manifest.Manifest, name: str, parts: Parts, *, replace: bool = False) -> manifest.Manifest:
     """Stage an image's files and give them their name in one rename; return the published manifest.
 
@@ -70,21 +105,25 @@ def publish(image: manifest.Manifest, name: str, parts: Parts, *, replace: bool 
     target = root() / names.check(name)
     with staging.staged(target, replace=replace, what=WHAT) as folder:
         with console.step("disks placed"):
-            _place_disk(parts.rootfs, folder / ROOTFS, move=parts.move)
+            _place_disk(parts.rootfs, folder / ROOTFS, parts)
             if parts.work_seed:
-                _place_disk(parts.work_seed, folder / WORK_SEED, move=parts.move)
+                _place_disk(parts.work_seed, folder / WORK_SEED, parts)
         if parts.kernel:
             kernels.place(parts.kernel, folder / KERNEL)
-        section = _section(folder, name, parts.kernel.name if parts.kernel else None, final=target)
+        kernel = parts.kernel and kernels.described(folder / KERNEL, parts.kernel.name)
+        about = manifest.Published(name, str(folder), "", kernel=kernel, digests=_digests(folder))
         image.name = name
-        image.put("published", section)
+        image.put("published", _section(folder, about, final=target))
         (folder / RECORD).write_text(image.dumps())
     return image
 
 
-def _place_disk(source: Path, target: Path, *, move: bool) -> None:
+def _place_disk(source: Path, target: Path, parts: Parts) -> None:
     """Put a disk into the staging folder: never as a hard link, since stages edit disks in place."""
-    if move:
+    if parts.link:
+        target.symlink_to(source.absolute())
+        return
+    if parts.move:
         try:
             os.rename(source, target)
             return
@@ -94,14 +133,22 @@ def _place_disk(source: Path, target: Path, *, move: bool) -> None:
     console.command(f"# {how} of {source}")
 
 
-def _section(folder: Path, name: str, kernel: str | None, final: Path | None = None) -> manifest.Published:
+def _digests(folder: Path) -> dict[str, str]:
+    """Return the digests of the disks in a folder that are not somebody else's, who may change them."""
+    with console.step("disks read for their digests"):
+        own = [name for name in DISKS if (folder / name).exists() and not (folder / name).is_symlink()]
+        return {name: digests.of_disk(folder / name) for name in own}
+
+
+def _section(folder: Path, about: manifest.Published, final: Path | None = None) -> manifest.Published:
     """Return the published section of the files in `folder`, with the paths that they have in `final`."""
     place = final or folder
     seed = str(place / WORK_SEED) if (folder / WORK_SEED).exists() else None
+    kernel = about.kernel.name if about.kernel else None
     described = kernels.described(folder / KERNEL, kernel) if kernel and (folder / KERNEL).is_dir() else None
     if described and final:
         described = _moved(described, folder, final)
-    return manifest.Published(name, str(place), str(place / ROOTFS), seed, described)
+    return manifest.Published(place.name, str(place), str(place / ROOTFS), seed, described, about.digests)
 
 
 def _moved(kernel: manifest.Kernel, source: Path, target: Path) -> manifest.Kernel:
@@ -112,3 +159,196 @@ def _moved(kernel: manifest.Kernel, source: Path, target: Path) -> manifest.Kern
     prefix = f"{source}/"
     moved = {k: f"{target}/{v.removeprefix(prefix)}" if v.startswith(prefix) else v for k, v in fields.items()}
     return msgspec.convert(moved, manifest.Kernel)
+
+
+# What changes an image, and who may not be disturbed by that ------------------
+
+
+@contextlib.contextmanager
+def locked(name: str, *, shared: bool = False) -> Iterator[None]:
+    """Hold the lock of an image: alone, or with others who copy from it.
+
+    Raises records.Missing, or Retry if others keep it for a minute.
+    """
+    with contextlib.ExitStack() as stack:
+        lock = files.locked_folder(root() / name, wait=staging.LOCK_SECONDS, what=f"the {WHAT} '{name}'", shared=shared)
+        try:
+            stack.enter_context(lock)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise _missing(name) from error
+        except OSError as error:
+            raise errors.os_error(error, f"cannot open '{root() / name}'") from error
+        yield
+
+
+@contextlib.contextmanager
+def unchanging(image: manifest.Manifest) -> Iterator[None]:
+    """See to it that an image, if it is one of the store, is neither replaced nor removed while it is copied from.
+
+    Raises records.Missing if it was removed since its manifest was read, Retry if another one has its name by now.
+    """
+    folder = Path(image.get("published", manifest.Published).path)
+    if folder.parent != root():
+        yield
+        return
+    with locked(folder.name, shared=True):
+        if _disks_of(find(folder.name)) != _disks_of(image):
+            raise errors.Retry(f"the image '{folder.name}' was replaced meanwhile", "try again")
+        yield
+
+
+def _disks_of(image: manifest.Manifest) -> tuple[object, ...]:
+    """Return what tells an image's disks from others, in its manifest."""
+    published = image.get("published", manifest.Published)
+    return published.digests, image.raw.get("rootfs")
+
+
+def users(name: str) -> list[str]:
+    """Return the VMs that were made from an image of the store; what cannot be read is warned of."""
+    from banger_tools.store import vms
+
+    found = []
+    for vm in vms.listed():
+        try:
+            if origin(vms.image(vm)) == name:
+                found.append(vm)
+        except errors.BangerError as error:
+            console.warning(f"whether the VM '{vm}' uses the image cannot be told: {error.message}")
+    return found
+
+
+def origin(image: manifest.Manifest) -> str | None:
+    """Return the name in the store of the image that a VM was made from; None if it was made from a file.
+
+    The store may have been moved since.
+    """
+    published = image.get("published", manifest.Published)
+    path = Path(published.path)
+    stored = Path(published.rootfs) == path / ROOTFS and path.parent.name == root().name
+    return path.name if stored else None
+
+
+def check_unused(name: str, *, force: bool = False) -> None:
+    """Check that an image is there, broken or not, and that no VM uses it (unless `force`).
+
+    Raises records.Missing, Denied, or CannotCreate naming the VMs.
+    """
+    check_there(names.check(name, "NAME"))
+    using = [] if force else users(name)
+    if using:
+        hint = "they have disks of their own: with --force it is deleted, and these stay"
+        raise errors.CannotCreate(f"the image '{name}' is used by {_named(using)}", hint)
+
+
+def _named(vms: list[str]) -> str:
+    return ", ".join(f"VM '{vm}'" for vm in vms)
+
+
+def delete(name: str, *, force: bool = False) -> None:
+    """Remove an image from the store; VMs keep their disks, and one that is not managed its files.
+
+    Raises what `check_unused` raises, or Retry while VMs are made from it for long.
+    """
+    check_there(names.check(name, "NAME"))
+    with locked(name):
+        check_unused(name, force=force)
+        staging.retire(root() / name)
+
+
+def rename(old: str, new: str) -> None:
+    """Give an image another name; VMs made from it refer to that one.
+
+    Raises records.Missing, CannotCreate if the name is taken, Retry if the image or a VM is in use for long.
+    """
+    from banger_tools.vmm import life
+
+    target = root() / names.check(new, "NEW")
+    check_there(names.check(old, "OLD"))
+    staging.refuse_taken(target, replace=False, what=WHAT)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(locked(old))
+        using = users(old)
+        for vm in using:
+            stack.enter_context(life.held(vm))
+        try:
+            staging.rename(root() / old, target, staging.RENAME_NOREPLACE)
+        except FileExistsError as error:
+            raise staging.taken(target, WHAT) from error
+        files.sync_folder(root())
+        _write(find(new))  # its paths are another's: who reads it with jq is not to be misled
+        for vm in using:
+            _refer(vm, new)
+
+
+def _refer(vm: str, name: str) -> None:
+    """Note in a VM's records the name that its image has now."""
+    from banger_tools.store import vms
+    from banger_tools.vmm import spec as specs
+
+    record, image = vms.load(vm), vms.image(vm)
+    published = image.get("published", manifest.Published)
+    image.name = name
+    image.put("published", structs.replace(_renamed(published, name), name=name))
+    files.write_text(vms.folder(vm) / specs.IMAGE, image.dumps(), force=True)
+    vms.save(structs.replace(record, spec=structs.replace(record.spec, image=name)))
+
+
+def _renamed(published: manifest.Published, name: str) -> manifest.Published:
+    """Return a published section with its paths below the folder of another name."""
+    old, new = Path(published.path), Path(published.path).parent / name
+    kernel = published.kernel and _moved(published.kernel, old, new)
+    seed = str(new / WORK_SEED) if published.work_seed else None
+    return structs.replace(published, path=str(new), rootfs=str(new / ROOTFS), work_seed=seed, kernel=kernel)
+
+
+def _write(image: manifest.Manifest) -> None:
+    folder = Path(image.get("published", manifest.Published).path)
+    files.write_text(folder / RECORD, image.dumps(), force=True)
+
+
+def promote(name: str) -> manifest.Manifest:
+    """Copy the disks of an image that is not managed into the store, and return its manifest.
+
+    Raises CannotCreate if it is managed already, BadInput if somebody wrote to a disk meanwhile.
+    """
+    folder = root() / names.check(name, "NAME")
+    find(name, "NAME")
+    if is_managed(name):
+        raise errors.CannotCreate(f"the image '{name}' is managed already")
+    linked = _linked(folder)
+    with staging.aside(folder) as work:
+        for disk, source in linked.items():
+            _copy_unchanged(source, work / disk)
+        staging.sync_tree(work)
+        known = _digests(work)
+        with locked(name):
+            if _linked(folder) != linked:
+                raise errors.Retry(f"the image '{name}' was replaced meanwhile", "look at it: banger image show")
+            return _adopt(name, work, known)
+
+
+def _linked(folder: Path) -> dict[str, Path]:
+    """Return where the disks in a folder are that are not the store's own."""
+    return {disk: Path(os.readlink(folder / disk)) for disk in DISKS if (folder / disk).is_symlink()}
+
+
+def _adopt(name: str, work: Path, known: dict[str, str]) -> manifest.Manifest:
+    """Let an image's own disks take the place of its links, the root filesystem last: it tells whose the image is."""
+    folder = root() / name
+    for disk in sorted(known, key=DISKS.index, reverse=True):
+        os.rename(work / disk, folder / disk)
+    files.sync_folder(folder)
+    image = find(name)
+    image.put("published", structs.replace(image.get("published", manifest.Published), digests=known))
+    _write(image)
+    return image
+
+
+def _copy_unchanged(source: Path, target: Path) -> None:
+    """Copy a disk that is not ours; raises BadInput if somebody wrote to it meanwhile."""
+    before = source.stat()
+    with console.step(f"'{source}' copied"):
+        files.copy(source, target)
+    after = source.stat()
+    if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
+        raise errors.BadInput(f"'{source}' was written to while it was copied", "try again when nobody uses it")

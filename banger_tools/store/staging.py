@@ -32,17 +32,25 @@ def staged(target: Path, *, replace: bool = False, what: str = "object") -> Iter
     folders change places atomically, and the old one is removed).
     """
     refuse_taken(target, replace=replace, what=what)
+    with aside(target) as folder:
+        try:
+            yield folder
+            sync_tree(folder)
+            _publish(folder, target, replace=replace, what=what)
+        except OSError as error:
+            raise errors.os_error(error, f"cannot make the {what} '{target.name}'") from error
+
+
+@contextlib.contextmanager
+def aside(target: Path) -> Iterator[Path]:
+    """Yield a private folder beside an object; afterwards it, or what changed places with it, is gone."""
     target.parent.mkdir(parents=True, exist_ok=True)
     sweep(target.parent)
     folder, lock = files.make_locked(lambda: _new_name(target))
     try:
         yield folder
-        sync_tree(folder)
-        _publish(folder, target, replace=replace, what=what)
-    except OSError as error:
-        raise errors.os_error(error, f"cannot make the {what} '{target.name}'") from error
     finally:
-        files.discard(folder)  # or what changed places with it; nothing is there after a plain rename
+        files.discard(folder)  # nothing is there after a plain rename
         os.close(lock)
 
 
