@@ -35,8 +35,8 @@ def cp(*words: str | Path, archive: bool = False) -> None:
     transfer.copy(sources, target, archive=archive)
 
 
-def guest(path: Path, more: str = "") -> str:
-    return f"web:{path}{more}"
+def guest(path: Path) -> str:
+    return f"web:{path}"
 
 
 def run(*argv: str | Path) -> None:

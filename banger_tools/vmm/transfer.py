@@ -28,12 +28,7 @@ if TYPE_CHECKING:
 HOME = "/root"  # what paths of a guest are relative to, as with scp(1)
 FOLDER, FILE, MISSING = "folder", "file", "missing"
 _CHUNK = 1 << 18
-_KEPT = ("user.", "trusted.", "security.capability", "system.posix_acl_")  # not what SELinux or IMA say of this host
-    "user.",
-    "trusted.",
-    "security.capability",
-    "system.posix_acl_",
-)  # and not what SELinux or IMA say of this host
+_KEPT = ("user.", "trusted.", "security.capability", "system.posix_acl_")  # the rest is about one host alone
 
 
 class Place(NamedTuple):
