@@ -318,8 +318,8 @@ def specify(image: Manifest, options: Options) -> Spec:
         jail=options.jail,
         limits=options.limits,
     )
-    specs.refuse_taken_ports(spec.forwards)
-    fit.warn_of_promised_ports(spec.forwards)
+    fit.refuse_taken_ports(spec)
+    fit.warn_of_promised_ports(spec)
     return spec
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ INIT = "/usr/local/libexec/banger-init"
 
 if TYPE_CHECKING:
     from banger_tools.kernel import bootable
-    from banger_tools.vmm.spec import Boot, Forward, Spec
+    from banger_tools.vmm.spec import Boot, Forward, Record, Spec
 
 
 def check(spec: Spec, *, agent: bool) -> None:
@@ -45,19 +46,54 @@ def check_init(boot: Boot, rootfs: Path) -> None:
         raise errors.BadInput(f"the image has no '{INIT}', and the kernel no initrd that has it", hint)
 
 
-def warn_of_promised_ports(forwards: list[Forward]) -> None:
+def refuse_taken_ports(spec: Spec) -> None:
+    """Raise CannotCreate if a port of a machine is in use, or Denied if this user may not listen on it.
+
+    Nobody listens on the ports of a machine at a tap: rules lead to it what goes there, whoever else listens.
+    """
+    from banger_tools.vmm import spec as specs
+
+    specs.refuse_taken_ports(spec.forwards)
+    for forward, other in _also_of_others(spec):
+        if _is_led_to(other):
+            name = other.spec.name
+            raise errors.CannotCreate(f"--publish: port {forward.host_port}: leads to the VM '{name}' already")
+
+
+def warn_of_promised_ports(spec: Spec) -> None:
     """Warn of ports that are free now, but that another machine asks for at its next start."""
+    for forward, other in _also_of_others(spec):
+        name = other.spec.name
+        console.warning(f"port {forward.host_port} is that of the VM '{name}', too: only one can run at a time")
+
+
+def _also_of_others(spec: Spec) -> Iterator[tuple[Forward, Record]]:
+    """Yield the ports that other machines of the store have, too, with these."""
     from banger_tools.store import vms
     from banger_tools.vmm import spec as specs
 
-    for name in vms.listed() if forwards else ():
+    for name in vms.listed() if spec.forwards else ():
+        if name == spec.name:
+            continue
         try:
-            others = vms.load(name).spec.forwards
+            other = vms.load(name)
         except errors.BangerError:  # a broken record is its own command's trouble
             continue
-        for forward in forwards:
-            if any(specs.same_port(forward, other) for other in others):
-                console.warning(f"port {forward.host_port} is that of the VM '{name}', too: only one can run at a time")
+        for forward in spec.forwards:
+            if any(specs.same_port(forward, its) for its in other.spec.forwards):
+                yield forward, other
+
+
+def _is_led_to(record: Record) -> bool:
+    """Tell whether rules lead ports of this host to a machine: it runs, at a tap that is in the network we are in."""
+    import socket
+
+    from banger_tools.store import vms
+    from banger_tools.vmm import holder
+
+    network = record.process.network if record.process else None
+    taps = [name for _, name in socket.if_nameindex()]
+    return network is not None and network.tap in taps and holder.is_alive(vms.folder(record.spec.name))
 
 
 def booted_kernel(boot: Boot) -> bootable.Kernel:

@@ -19,7 +19,7 @@ from banger_tools.manifest import Manifest, Vm
 from banger_tools.net import attachment, taps
 from banger_tools.net.attachment import Attachment
 from banger_tools.store import staging, vms
-from banger_tools.vmm import disks, guest_config, holder, interface
+from banger_tools.vmm import disks, fit, guest_config, holder, interface
 from banger_tools.vmm import spec as specs
 
 START_SECONDS = 60.0  # for the monitor itself to answer, on a host that does much else; its end is seen at once
@@ -114,9 +114,9 @@ def start(name: str, until: Callable[[specs.Record], specs.Record] | None = None
     if holder.is_alive(folder):
         return _go_on(record)
     spec = record.spec
+    fit.refuse_taken_ports(spec)
     monitor = interface.monitor(spec.vmm)
     monitor.check(spec)
-    specs.refuse_taken_ports(spec.forwards)
     accelerator = monitor.accelerator(spec)
     with _undoing() as undo:
         with console.step(f"VM '{name}' started with {spec.vmm} ({accelerator})"):

@@ -181,14 +181,15 @@ def _address(host: str, text: str) -> str:
 
 
 def refuse_taken_ports(forwards: list[Forward]) -> None:
-    """Raise CannotCreate if a port of the host is in use, or Denied if this user may not listen on it."""
+    """Raise CannotCreate if somebody listens on a port of the host, or Denied if this user may not."""
     import socket
 
     for forward in forwards:
         kind = socket.SOCK_STREAM if forward.protocol == "tcp" else socket.SOCK_DGRAM
         with socket.socket(socket.AF_INET, kind) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
+                if kind == socket.SOCK_STREAM:  # connections that linger take no port; with UDP it would share one
+                    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 listener.bind((forward.host, forward.host_port))
                 if kind == socket.SOCK_STREAM:
                     listener.listen(1)
