@@ -2,7 +2,8 @@
 
 /dev/kvm can be there and open, and yet a stock kernel hangs in it (nested machines do that); nothing short of a boot
 tells. Each monitor is tried for itself, since each asks something else of KVM. The answers are kept per boot of the
-host and version of the monitor, since nothing else changes them.
+host and version of the monitor. That it works is one for good; that it does not may have been a busy host, or a module
+that was not loaded yet, and is asked again after a while.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 DEADLINE = 5.0  # of silence: a kernel with KVM is done in less than one second
 FIRECRACKER_DEADLINE = 20.0  # it has no firmware that speaks before the kernel does, and is tried on fewer hosts
+NO_SECONDS = 600.0  # for which a no is remembered
 LONGEST = 120.0  # for a kernel that goes on speaking, as one in a machine in a machine does
 DEVICE = Path("/dev/kvm")
 # A kernel that is given no root filesystem and no initrd ends here, having started its drivers.
@@ -31,10 +33,11 @@ _REACHED = b"Kernel panic - not syncing: VFS"
 
 
 class Answer(NamedTuple):
-    """Whether KVM is usable, and why not."""
+    """Whether KVM is usable, and why not; and when that was found, in seconds since the host's boot."""
 
     usable: bool
     reason: str
+    at: float = 0.0
 
 
 def kvm(program: str, version: str, kernel: Path, machine: str = "q35", console_name: str = "ttyS0") -> Answer:
@@ -70,7 +73,7 @@ def _known(what: str, version: str, kernel: Path, trial: Callable[[], Answer]) -
         known = proof or answers.get(_identity(kernel))
         if known is None:
             with console.step("KVM tried"):
-                known = trial()
+                known = trial()._replace(at=_now())
             kept = {**answers, _identity(kernel): known}
             text = json.dumps({"host": host, "answers": {key: answer._asdict() for key, answer in kept.items()}})
             files.write_text(record, text + "\n", force=True)
@@ -94,14 +97,20 @@ def _openable() -> str:
 
 
 def _remembered(record: Path, host: str) -> dict[str, Answer]:
-    """Return the answers kept for this boot of the host and version of the monitor, by kernel."""
+    """Return the answers kept for this boot of the host and version of the monitor, by kernel, but no old no."""
     try:
         value = json.loads(record.read_text())
         if value["host"] != host:
             return {}
-        return {key: Answer(bool(a["usable"]), str(a["reason"])) for key, a in value["answers"].items()}
+        kept = value["answers"].items()
+        answers = {key: Answer(bool(one["usable"]), str(one["reason"]), float(one["at"])) for key, one in kept}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
+    return {key: one for key, one in answers.items() if one.usable or _now() - one.at < NO_SECONDS}
+
+
+def _now() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)  # nobody sets this clock
 
 
 def command(program: str, kernel: Path, machine: str, console_name: str) -> list[str]:
