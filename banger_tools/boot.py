@@ -23,9 +23,12 @@ Options:
 Description:
   The VM is a folder in the store: a copy of the image's disks (by reflink where the filesystem can, else without
   their holes; QEMU gets an overlay over the image's where a copy does not fit), sockets, and the console's log. Its
-  monitor is a process of its own, which outlives this command and
-  its terminal; nothing else keeps running. With --vmm=auto that is the first that can run the VM here, which is tried
-  and not guessed; -v says why the others cannot.
+  monitor is a process of its own, which outlives this command and its terminal; nothing else keeps running. With
+  --vmm=auto that is the first that can run the VM here, which is tried and not guessed; -v says why the others cannot.
+
+  The monitor stays in the cgroup of this command, and ends with it: with the systemd service that ran it, or at logout
+  where logind.conf(5) has KillUserProcesses=yes. `systemd-run --user --scope bg-boot ...` gives it one of its own (root
+  leaves out --user); `loginctl enable-linger` lets that one outlast the logout. So with `banger vm start` and `run`.
 
   Wrong values are refused before anything is made, as is a kernel that cannot boot the image: the error names what
   it lacks. A start that fails is undone: the monitor is ended, and the folder removed unless --keep is given; the

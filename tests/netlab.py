@@ -96,6 +96,12 @@ class Namespace:
         assert guest_lab.until(lambda: f":{port} " in self.run("ss", "-Hlntu").stdout)
         return server
 
+    def echoes(self, port: int) -> subprocess.Popen[bytes]:
+        """Have somebody listen who sends back what is sent."""
+        server = subprocess.Popen(self.argv("socat", f"TCP4-LISTEN:{port},fork", "PIPE"), env=support.environment())
+        assert guest_lab.until(lambda: f":{port} " in self.run("ss", "-Hlntu").stdout)
+        return server
+
     def asks(self, address: str, port: int, *, udp: bool = False, seconds: int = 30) -> str:
         """Return what a server answers; nothing if it does not, or is not to be reached."""
         kind = "UDP4" if udp else "TCP4"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import select
+import subprocess
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -123,3 +125,27 @@ def test_machine_does_not_get_to_the_hosts_loopback(lab: Lab) -> None:
     # what keeps it away is the table alone
     lab.host.run("nft", "flush", "chain", "inet", "banger", "guard")
     assert lab.plain.asks("127.0.0.1", 8080) == lab.plain_address
+
+
+def test_machine_that_loses_nat_is_cut_off_in_mid_connection_and_its_ports_stay() -> None:
+    with contextlib.ExitStack() as stack:
+        host = stack.enter_context(netlab.host())
+        outside = stack.enter_context(netlab.world(host))
+        ports = [forward(8001, 80, host=HOST)]
+        attached = host.attach("/", nat=True, forwards=ports)
+        guest = stack.enter_context(netlab.guest(host, attached))
+        guest.serves(80)
+        outside.echoes(7)
+        with subprocess.Popen(
+            guest.argv("socat", "-", f"TCP4:{OUTSIDE}:7"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        ) as talk:
+            assert talk.stdin and talk.stdout
+            talk.stdin.write(b"one\n")
+            assert talk.stdout.readline() == b"one\n"
+            host.lead(attached, nat=False, forwards=ports)
+            talk.stdin.write(b"two\n")
+            assert select.select([talk.stdout], [], [], 2.0)[0] == []
+            assert outside.asks(HOST, 8001) == OUTSIDE
+            host.lead(attached, nat=True, forwards=ports)
+            assert talk.stdout.readline() == b"two\n"  # what is not answered is sent again
+            talk.stdin.close()

@@ -15,8 +15,9 @@ Options:
   @talk
 
 Description:
-  All values are checked before any is changed. A machine must be stopped for all but --nat. A disk that has grown gets
-  its filesystem grown when the machine starts next; none becomes smaller.
+  All values are checked before any is changed. A machine must be stopped for all but --nat, which holds at once: --nat
+  off cuts connections off that are open, but none to a published port. A disk that has grown gets its filesystem grown
+  when the machine starts next; none becomes smaller.
 
   Of several machines one that cannot be changed keeps no other from it; the exit status is that of the first failure.
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 EVERY_ADDRESS = "0.0.0.0"
 # guard: route_localnet, which ports at 127.0.0.1 need, must not let guests reach what listens there
+# forward: only answers are let through because they are such; who may go out no longer is cut off in mid-connection
 # postrouting: an answer has to come back through this host, or who asked would not know it
 _RULES = """\
 add table inet {bridge}
@@ -48,7 +49,7 @@ table inet {bridge} {{
     oifname "{bridge}" ct status dnat ip saddr {{ 127.0.0.0/8, {subnet} }} masquerade
   }}
   chain forward {{ type filter hook forward priority 0; policy accept;
-    ct state established,related accept
+    ct state established,related ct direction reply accept
     iifname "{bridge}" oifname "{bridge}" accept
     iifname "{bridge}" ip saddr @nat accept
     oifname "{bridge}" ct status dnat accept
