@@ -90,6 +90,7 @@ class Authorizer:
         realm, found = fields["realm"], self._credentials()
         if not hosts.is_http_url(realm):
             raise errors.Unavailable(f"'{self._host}' names a token server that is none: '{realm}'")
+        self._transport.refuse_inward(realm, self._host)
         server = urlsplit(realm).netloc
         if found is not None and not self._may_see_secrets(realm):
             raise errors.Denied(f"'{self._host}' wants the password sent to '{realm}', which is not encrypted")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 from urllib.parse import SplitResult, urlsplit
 
 from banger_tools import errors
@@ -47,6 +48,33 @@ def is_loopback(host: str) -> bool:
         return True
     address = _address(name)
     return address is not None and address.is_loopback
+
+
+def leads_inward(url: str, source: str) -> bool:
+    """Tell whether a URL that the host `source` names leads to this machine or its link, where that host is not.
+
+    Such a request would reach what trusts this machine: its own services, or the metadata service of a cloud.
+    """
+    return _is_near(of_url(url)) and not _is_near(source)
+
+
+def _is_near(host: str) -> bool:
+    """Tell whether a host is this machine or on its link, by name or by any spelling of an address."""
+    name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    if is_loopback(name):
+        return True
+    address = _address(name) or _old_spelling(name)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return address is not None and (address.is_loopback or address.is_link_local or address.is_unspecified)
+
+
+def _old_spelling(name: str) -> ipaddress.IPv4Address | None:
+    """Return the address that inet_aton(3), and so every resolver, sees in `127.1`, `0x7f.1` or `2130706433`."""
+    try:
+        return ipaddress.IPv4Address(socket.inet_aton(name))
+    except (OSError, UnicodeEncodeError):
+        return None
 
 
 def proxy(url: str) -> str | None:

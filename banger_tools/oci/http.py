@@ -122,7 +122,8 @@ class Transport:
     ) -> Iterator[BaseHTTPResponse]:
         """Get a URL and follow redirects; no other host gets to see the Authorization header.
 
-        Raises what `request` raises, and Unavailable or BadInput for redirects that lead nowhere.
+        Raises what `request` raises, Unavailable or BadInput for redirects that lead nowhere, Denied for one to this
+        machine.
         """
         origin = host = _origin(url)
         for _ in range(REDIRECTS + 1):
@@ -132,9 +133,15 @@ class Transport:
                 if response.status not in _REDIRECTIONS or not target:
                     yield response
                     return
-            url = _redirected(url, target)
+            source, url = url, _redirected(url, target)
+            self.refuse_inward(url, hosts.of_url(source))
             host = _origin(url)
         raise errors.Unavailable(f"'{origin[1]}' redirects without end")
+
+    def refuse_inward(self, url: str, source: str) -> None:
+        """Raise Denied if the host `source` sends us to this machine or its link, and the user did not allow that."""
+        if hosts.leads_inward(url, source) and not self.settings.is_plain(hosts.of_url(url)):
+            raise errors.Denied(f"'{source}' leads to '{url}', which is this machine or its own network")
 
     def read(self, response: BaseHTTPResponse, amount: int, url: str) -> bytes:
         """Return some bytes of a body, none at its end.
