@@ -279,10 +279,13 @@ def read_small(path: Path, limit: int, what: str) -> bytes:
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, wait: float | None = None, what: str | None = None) -> Iterator[None]:
+def locked(
+    path: Path, *, wait: float | None = None, what: str | None = None, passing: bool = False
+) -> Iterator[None]:
     """Hold an exclusive lock on a file (made if missing); `wait` seconds at most, for ever if None.
 
-    The lock goes with the process, however it ends. Raises Retry when it stays held.
+    The lock goes with the process, however it ends, and if it is a `passing` one its file, too, unless the process is
+    killed. Raises Retry when it stays held.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -290,7 +293,11 @@ def locked(path: Path, *, wait: float | None = None, what: str | None = None) ->
         try:
             take_lock(descriptor, wait, what or f"'{path}'")
             if _is_still(descriptor, path):  # else somebody removed it while nobody had it
-                yield
+                try:
+                    yield
+                finally:
+                    if passing:
+                        path.unlink(missing_ok=True)  # who waits for it makes another one
                 return
         finally:
             os.close(descriptor)

@@ -63,6 +63,17 @@ def unused_since(root: Path) -> Iterator[int]:
             os.close(descriptor)
 
 
+@contextlib.contextmanager
+def nobody(root: Path) -> Iterator[bool]:
+    """Yield whether nobody uses the cache; if so nobody starts to meanwhile."""
+    descriptor = _open(root)
+    try:
+        yield descriptor is None or _try_exclusive(descriptor)
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
 def _open(root: Path) -> int | None:
     """Open the lock's file, made if missing; for reading only where it is another user's."""
     with contextlib.suppress(OSError):

@@ -110,7 +110,7 @@ def pull(options: Options) -> None:
         console.note(f"the kernel '{options.name}' is here already; --force fetches it anew")
         return
     lock = locations.state() / "locks" / f"pull-kernel-{options.name}"
-    with files.locked(lock, what=f"the kernel '{options.name}'"):
+    with files.locked(lock, what=f"the kernel '{options.name}'", passing=True):
         if options.force or not is_here(options):
             pipeline.run(list(commands(options)), stdin=subprocess.DEVNULL, timed=False)
 

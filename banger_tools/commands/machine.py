@@ -84,7 +84,7 @@ def provide(wanted: Wanted) -> None:
     if not wanted.may_pull or not _can_be_made(wanted):
         raise missing
     lock = locations.state() / "locks" / f"pull-{wanted.image}.lock"
-    with files.locked(lock, what=f"image '{wanted.image}'"):
+    with files.locked(lock, what=f"image '{wanted.image}'", passing=True):
         if is_missing(wanted.image):
             _pull(wanted)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from msgspec import Struct, structs
@@ -152,10 +152,15 @@ def listed(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def digest(folder: Path) -> str:
-    """Return a digest over the names and the bytes of all files of a kernel's folder."""
+def own_digest(folder: Path, stored: Stored) -> str:
+    """Return the digest of a whole kernel as its record has it: of neither the record nor an initrd of ours."""
+    return digest(folder, {RECORD} if stored.initrd_key == GIVEN else {RECORD, INITRD})
+
+
+def digest(folder: Path, without: Collection[str] = ()) -> str:
+    """Return a digest over the names and the bytes of all files of a kernel's folder, but for some."""
     whole = hashlib.sha256()
-    for path in listed(folder):
+    for path in (path for path in listed(folder) if str(path.relative_to(folder)) not in without):
         with open(path, "rb") as file:
             one = hashlib.file_digest(file, "sha256").hexdigest()
         whole.update(f"{one}  ".encode() + os.fsencode(path.relative_to(folder)) + b"\n")

@@ -31,8 +31,13 @@ def root() -> Path:
 @contextlib.contextmanager
 def locked(name: str) -> Iterator[None]:
     """Hold the lock of a kernel's name."""
-    with files.locked(locations.state() / "locks" / f"kernel-{name}", what=f"the kernel '{name}'"):
+    with files.locked(lock_file(name), what=f"the kernel '{name}'", passing=True):
         yield
+
+
+def lock_file(name: str) -> Path:
+    """Return the file whose lock is that of a kernel's name."""
+    return locations.state() / "locks" / f"kernel-{name}"
 
 
 def default_ref(architecture: str) -> str:
