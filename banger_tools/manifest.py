@@ -145,6 +145,15 @@ class Published(Struct, frozen=True, omit_defaults=True):
     digests: dict[str, Digest] = {}
 
 
+class Bundle(Struct, frozen=True):
+    """The image as a bundle: its file, the SHA-256 of it in hex, and the entry of a catalog (banger-catalog(5))."""
+
+    path: str
+    sha256: str
+    size: Size
+    entry: dict[str, str | int]
+
+
 class Vm(Struct, frozen=True, omit_defaults=True):
     """A virtual machine: its folder, its VMM, and how to reach it; `reason` says why it is in its state."""
 
@@ -172,6 +181,7 @@ SECTIONS: Mapping[str, Any] = {
     "guest": Guest,
     "work_seed": WorkSeed | None,
     "kernel": Kernel,
+    "bundle": Bundle,
     "published": Published,
     "vm": Vm,
 }
@@ -183,6 +193,7 @@ MADE_BY = {
     "guest": "bg-inject",
     "work_seed": "bg-seed",
     "kernel": "bg-fetch",
+    "bundle": "bg-publish",
     "published": "bg-publish",
     "vm": "bg-boot",
 }

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
 
 # Sections that name files of the machine that made a bundle. Here they would name other files, or somebody's secrets.
-OF_ANOTHER_MACHINE = ("layers", "tree", "work_seed", "work_seed_reason", "kernel", "published", "vm")
+OF_ANOTHER_MACHINE = ("layers", "tree", "work_seed", "work_seed_reason", "kernel", "bundle", "published", "vm")
 
 
 class Unpacked(NamedTuple):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple, Protocol, Self
 
+import msgspec
+
 from banger_tools import errors, identify, manifest, sizes
 from banger_tools.catalog import archive
-from banger_tools.ext4.image import opened
+from banger_tools.ext4 import described
 from banger_tools.manifest import Manifest
 from banger_tools.oci import compression, limits
 from banger_tools.oci import digest as digests
@@ -201,15 +202,8 @@ def _describe_image(own: Manifest, image: Path, what: str) -> None:
     if stated.size != size:
         raise errors.BadInput(f"{what}: its image has {size} bytes, and its manifest says {stated.size}")
     try:
-        with opened(image) as found:
-            free = found.superblock.s_free_blocks_count * found.geometry.block_size
-            true = {
-                "uuid": str(uuid.UUID(bytes=found.superblock.s_uuid)),
-                "label": found.superblock.s_volume_name,
-                "free_bytes": free,
-                "free_inodes": found.superblock.s_free_inodes_count,
-            }
+        true = described.rootfs(image)
     except errors.BadInput as error:
         message = error.message.replace(f"'{image}'", f"'{archive.ROOTFS}'")
         raise errors.BadInput(f"{what}: {message}") from error
-    own.raw["rootfs"] = {**own.raw["rootfs"], **true}
+    own.raw["rootfs"] = {**own.raw["rootfs"], **msgspec.to_builtins(true), "path": stated.path}
