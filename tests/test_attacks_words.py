@@ -200,9 +200,7 @@ def test_this_machine_is_known_in_every_spelling(host: str) -> None:
     assert not hosts.leads_inward(f"http://{host}/x", "127.0.0.1:5000")
 
 
-@pytest.mark.parametrize(
-    "host", ["a.example", "10.0.0.1", "192.168.1.1:5000", "[2001:db8::1]", "127.0.0.1.example"
-)
+@pytest.mark.parametrize("host", ["a.example", "10.0.0.1", "192.168.1.1:5000", "[2001:db8::1]", "127.0.0.1.example"])
 def test_other_hosts_are_elsewhere(host: str) -> None:
     assert not hosts.leads_inward(f"https://{host}/x", "registry.example")
 
