@@ -21,6 +21,9 @@ Options:
   @talk
 
 Description:
+  What no option says is as banger-config(5) has it in [vm_defaults], or a variable of the environment; `banger config`
+  shows it. Files that stand in its file_sync are put on the work disk.
+
   The VM is a folder in the store: a copy of the image's disks (by reflink where the filesystem can, else without
   their holes; QEMU gets an overlay over the image's where a copy does not fit), sockets, and the console's log. Its
   monitor is a process of its own, which outlives this command and its terminal; nothing else keeps running. With
@@ -64,7 +67,7 @@ Exit status:
   With --exec, the command's own status: 128 and the signal's number if a signal ended it.
 
 See also:
-  bg-publish(1), banger-vm-run(1), banger-vm-stop(1), banger-manifest(5)
+  bg-publish(1), banger-config(1), banger-vm-run(1), banger-vm-stop(1), banger-config(5), banger-manifest(5)
 """
 
 from __future__ import annotations
@@ -81,6 +84,7 @@ from banger_tools import cli, console, errors, sizes, stage
 
 if TYPE_CHECKING:
     from banger_tools.manifest import Manifest
+    from banger_tools.precedence import Setting
     from banger_tools.vmm.life import Sources
     from banger_tools.vmm.spec import Boot, Forward, GitIdentity, Limits, Record, Spec
 
@@ -116,6 +120,23 @@ class Process(NamedTuple):
         return cls(run, command, execute, arguments["--user"], arguments["--cwd"])
 
 
+class Room(NamedTuple):
+    """The size of a disk in bytes: just that if it was asked for, else at the least."""
+
+    size: int
+    exact: bool
+
+    @classmethod
+    def from_setting(cls, setting: Setting) -> Room | None:
+        """Return what a setting says; raises BadUsage, or BadInput for what config.toml says."""
+        size = _settled(setting, lambda text: sizes.parse(text, f"--{setting.key}"))
+        return None if size is None else cls(size, setting.is_asked)
+
+    def over(self, disk: Path) -> int:
+        """Return the size that a copy of a disk is to have."""
+        return self.size if self.exact else max(self.size, disk.stat().st_size)
+
+
 class Options(NamedTuple):
     """What shapes a new VM, checked; sizes in bytes. `wait` is what to wait for: agent, ssh or none."""
 
@@ -125,8 +146,8 @@ class Options(NamedTuple):
     vmm: str
     cpus: int
     memory: int
-    disk: int | None
-    work_disk: int | None
+    disk: Room | None
+    work_disk: Room | None
     net: str
     nat: bool
     forwards: list[Forward]
@@ -154,27 +175,28 @@ class Options(NamedTuple):
     @classmethod
     def from_arguments(cls, arguments: dict[str, Any]) -> Options:
         """Check the options of a new VM; raises BadUsage naming the one that is wrong."""
+        from banger_tools import precedence
         from banger_tools.store import names
         from banger_tools.vmm import choose, git_identity
         from banger_tools.vmm import spec as specs
 
-        _refuse_together(arguments)
-        key = arguments["--ssh-key"]
+        settings = precedence.settings(arguments)
+        _refuse_together(arguments, str(settings["net"].value))
         return cls(
             arguments["INPUT"],
             _checked(arguments["--image"], lambda name: names.check(name, "--image")),
             _checked(arguments["--name"], names.check_vm),
-            _one_of("--vmm", arguments["--vmm"], choose.WORDS),
-            specs.parse_cpus(arguments["--cpus"]),
-            specs.parse_memory(arguments["--memory"]),
-            _checked(arguments["--disk"], lambda text: sizes.parse(text, "--disk")),
-            _checked(arguments["--work-disk"], lambda text: sizes.parse(text, "--work-disk")),
-            _one_of("--net", arguments["--net"], specs.NETWORKS),
+            _settled(settings["vmm"], lambda word: _one_of("--vmm", word, choose.WORDS)),
+            _settled(settings["cpus"], specs.parse_cpus),
+            _settled(settings["memory"], specs.parse_memory),
+            Room.from_setting(settings["disk"]),
+            Room.from_setting(settings["work-disk"]),
+            _settled(settings["net"], lambda word: _one_of("--net", word, specs.NETWORKS)),
             bool(arguments["--nat"]),
             specs.parse_forwards(arguments["--publish"]),
             specs.parse_environment(arguments["--env"]),
-            specs.read_ssh_key(Path(key)) if key else [],
-            _checked(arguments["--git-identity"], git_identity.parse),
+            _settled(settings["ssh-key"], lambda path: specs.read_ssh_key(Path(path))) or [],
+            _settled(settings["git-identity"], git_identity.parse),
             bool(arguments["--read-only"]),
             Process.from_arguments(arguments),
             arguments["--kernel-ref"],
@@ -186,7 +208,7 @@ class Options(NamedTuple):
             bool(arguments["--jail"]),
             specs.parse_limits(arguments["--limit-disk"], arguments["--limit-iops"], arguments["--limit-net"]),
             _awaited(arguments),
-            specs.parse_timeout(arguments["--timeout"]),
+            _settled(settings["timeout"], specs.parse_timeout),
             bool(arguments["--keep"]),
             bool(arguments["--console"]),
             bool(arguments["--rm"]),
@@ -197,6 +219,12 @@ class Options(NamedTuple):
 
 def _checked(text: str | None, check: Any) -> Any:
     return None if text is None else check(text)
+
+
+def _settled(setting: Setting, check: Any) -> Any:
+    """Return the checked value of a setting; an error names who gave it."""
+    with setting.blamed():
+        return _checked(setting.value, check)
 
 
 def _one_of(option: str, word: str, words: Sequence[str]) -> str:
@@ -235,7 +263,7 @@ NEEDS = (  # an option, and those of which it needs one
 )
 
 
-def _refuse_together(arguments: dict[str, Any]) -> None:
+def _refuse_together(arguments: dict[str, Any], net: str) -> None:
     """Refuse options that contradict each other; one that was given an empty value was given."""
     given = {name for name, value in arguments.items() if value is not None and value is not False}
     for one, other in EXCLUSIVE:
@@ -244,9 +272,9 @@ def _refuse_together(arguments: dict[str, Any]) -> None:
     for option, needed in NEEDS:
         if option in given and given.isdisjoint(needed):
             raise errors.BadUsage(f"{option} goes with {' or '.join(needed)} only")
-    if arguments["--publish"] and arguments["--net"] == "none":
+    if arguments["--publish"] and net == "none":
         raise errors.BadUsage("--publish needs a network, and --net is none")
-    if arguments["--nat"] and arguments["--net"] != "tap":
+    if arguments["--nat"] and net != "tap":
         raise errors.BadUsage("--nat goes with --net tap only")
 
 
@@ -433,23 +461,23 @@ def _sources(image: Manifest, options: Options) -> Sources:
     from banger_tools.vmm import life
 
     published = image.get("published", Published)
+    rootfs = _existing(published.rootfs)
     seed = Path(published.work_seed) if published.work_seed else None
-    return life.Sources(_existing(published.rootfs), seed, options.disk, _work_size(seed, options))
+    return life.Sources(rootfs, seed, options.disk and options.disk.over(rootfs), _work_size(seed, options))
 
 
 def _work_size(seed: Path | None, options: Options) -> int | None:
-    """Return the size of the work disk: as asked, else roomy if there is a seed for it."""
-    if options.work_disk or seed is None:
-        return options.work_disk
-    return max(WORK_DISK, seed.stat().st_size)
+    """Return the size of the work disk: as asked or settled, else roomy if there is a seed for it."""
+    if seed is None:
+        return options.work_disk and options.work_disk.size
+    return (options.work_disk or Room(WORK_DISK, exact=False)).over(seed)
 
 
 def run(name: str, options: Options, began: float) -> Record:
     """Start a VM that was made, and wait for its agent if the options say so."""
     from banger_tools.vmm import life
 
-    with console.stage("start"):
-        record = life.start(name)
+    record = life.start(name)
     if options.wait != "none":
         with console.stage("agent"), console.step(f"agent of '{name}' answered"):
             record = life.wait_ready(record, began, options.timeout)
@@ -526,7 +554,9 @@ def work(arguments: dict[str, Any]) -> int:
     from banger_tools.vmm import inside
 
     options = Options.from_arguments(arguments)
-    record, began = boot(read_input(options), options)
+    with console.stage("image"), console.step("image found"):
+        image = read_input(options)
+    record, began = boot(image, options)
     try:
         return attend(record, options, began)
     finally:

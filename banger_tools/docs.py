@@ -83,12 +83,12 @@ def _options(body: str) -> list[Option]:
 SHARED_OPTIONS = {
     "@machine": """\
   --name=NAME              Name of the VM and its host name; made from the image's if not given.
-  --vmm=VMM                Monitor: auto, firecracker or qemu [default: auto].
-  --cpus=N                 Virtual CPUs [default: 1].
-  --memory=SIZE            Memory [default: 1G].
+  --vmm=VMM                Monitor: auto, firecracker or qemu; auto if not given.
+  --cpus=N                 Virtual CPUs; half as many as this host has if not given, 1 to 4.
+  --memory=SIZE            Memory; an eighth of this host's if not given, 1G to 4G.
   --disk=SIZE              Grow the root disk to this size.
   --work-disk=SIZE         Size of the disk for /root; 1G if the image has a work seed, else none.
-  --net=NET                Network: user, tap or none [default: user].
+  --net=NET                Network: user, tap or none; user if not given.
   --nat                    On a tap, let the VM reach what the host reaches.
   --publish=FORWARD        Lead a port of the host to the guest: [ADDRESS:]PORT:GUESTPORT[/tcp|/udp]. Repeatable.
   --env=VAR                NAME=VALUE for the guest's programs; overrides the image's. Repeatable.
@@ -108,7 +108,7 @@ SHARED_OPTIONS = {
   --limit-net=SIZE         Bytes each second that the network carries at most, each way.
   --wait=WHAT              Return when this answers: agent, ssh, or none for at once. The agent, if not given; with
                            a command of its own, none.
-  --timeout=SECONDS        How long to wait for that [default: 120].
+  --timeout=SECONDS        How long to wait for that; 120 if not given.
   --keep                   Keep the folder of a VM that does not start, to look at.
 """,
     "@stage": """\

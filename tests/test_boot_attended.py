@@ -149,7 +149,7 @@ def test_progress_for_machines_tells_the_stages_and_their_times() -> None:
     done = support.run("bg-boot", "--image=tiny", "--progress=json", "--exec=exit", "--rm")
     lines = [json.loads(line) for line in done.stderr.decode().splitlines()]
     ended = {line["what"]: line["seconds"] for line in lines if line["finished"]}
-    assert list(ended) == ["kernel", "monitor", "disks", "start", "agent"]
+    assert list(ended) == ["image", "kernel", "monitor", "disks", "network", "boot", "agent"]
     assert all(seconds >= 0 for seconds in ended.values())
 
 

@@ -48,12 +48,15 @@ def test_hangup_and_termination_put_the_terminal_back_and_remove_the_machine(hom
     assert (vm_folders(home), monitors(home)) == before
 
 
+STAGES = (b"image", b"kernel", b"disks", b"network", b"boot", b"agent")
+
+
 def test_terminal_shows_what_is_being_done(visited: str) -> None:
     with Terminal() as terminal:
         terminal.start(*RUN, "--rm", "--", "echo", "it", "ran")
         shown = terminal.wait_for(b"it ran")
         assert terminal.wait_ended() == 0
-    places = [shown.find(b"bg-boot: %s ..." % stage) for stage in (b"kernel", b"disks", b"start", b"agent")]
+    places = [shown.find(b"bg-boot: %s ..." % stage) for stage in STAGES]
     assert -1 not in places
     assert places == sorted(places)
     assert shown.rpartition(b"\r\x1b[K")[2] == b"it ran"  # nothing of it stays
@@ -63,9 +66,9 @@ def test_steps_and_their_times_are_told(home: Path) -> None:
     done = support.run("banger", "-v", "vm", "run", "--rm", "--image=tiny", "--", "echo")
     said_so = done.stderr.decode()
     assert done.returncode == 0
-    for step in ("image 'tiny' found", "kernel found", "disks made", "started with qemu", "answered"):
+    for step in ("image found", "kernel found", "disks made", "network 'user' ready", "started with qemu", "answered"):
         assert step in said_so
-    assert said_so.count(" s)") >= 5
+    assert said_so.count(" s)") >= 6
     assert "the monitor is qemu, since firecracker: " in said_so
 
 

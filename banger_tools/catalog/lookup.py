@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from banger_tools import errors, manifest
@@ -61,6 +61,20 @@ def named(name: str, access: Access) -> Iterator[tuple[Origin, Entry]]:
     if reference.may_be_catalog_name(name):
         for origin in origins.all_origins(access):
             yield from ((origin, entry) for entry in origin.read().images if entry.name == name)
+
+
+def names(access: Access) -> Iterator[str]:
+    """Yield the names of the images in all catalogs; raises what reading raises."""
+    for origin in origins.all_origins(access):
+        yield from (entry.name for entry in origin.read().images)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the question whether one of the known names was meant that are near to one; None if none is."""
+    import difflib
+
+    near = [f"'{one}'" for one in difflib.get_close_matches(name, sorted(set(known)), 3)]
+    return f"did you mean {' or '.join(near)}?" if near else None
 
 
 def name_of(requested: str) -> str | None:

@@ -9,9 +9,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import IO, NamedTuple
 
-from banger_tools import cli, console, docs, errors, files, locations, pipeline
+from banger_tools import cli, console, docs, errors, files, locations, pipeline, precedence
 
-PULLS = ("missing", "never")
+PULLS = ("missing", "always", "never")
 
 
 class Wanted(NamedTuple):
@@ -19,7 +19,7 @@ class Wanted(NamedTuple):
 
     image: str
     source: str
-    may_pull: bool
+    pull: str
     offline: bool
     boot: tuple[str, ...]
 
@@ -31,9 +31,12 @@ class Wanted(NamedTuple):
         """
         if arguments["--pull"] not in PULLS:
             raise errors.BadUsage(f"--pull: '{arguments['--pull']}' is none of {', '.join(PULLS)}")
-        image, source = image_and_source(arguments["--image"])
-        boot = (*passed_on(arguments), *more)
-        return cls(image, source, arguments["--pull"] == "missing", bool(arguments["--offline"]), boot)
+        pull, offline = arguments["--pull"], bool(arguments["--offline"])
+        if pull == "always" and offline:
+            raise errors.BadUsage("--pull=always and --offline exclude each other")
+        image, source = image_and_source(str(precedence.setting("image", arguments["--image"]).value))
+        more = [*more, "--offline"] if pull == "never" and not offline else more  # for a kernel that is missing
+        return cls(image, source, pull, offline, (*passed_on(arguments), *more))
 
 
 def passed_on(arguments: cli.Arguments) -> Iterator[str]:
@@ -65,43 +68,52 @@ def is_missing(name: str) -> errors.NoInput | None:
     from banger_tools.store import images, records
 
     try:
-        with console.step(f"image '{name}' found"):
-            images.find(name, "--image")
+        images.find(name, "--image")
     except records.Missing as error:
         return error
     return None
 
 
 def provide(wanted: Wanted) -> None:
-    """Make the image if it is missing; of several that ask for it one does the work.
+    """Make the image if it is missing, or anew if that is asked for; of several that miss it one does the work.
 
     Raises NoInput if it is missing and cannot or must not be made.
     """
-    with console.stage("image"):
-        missing = is_missing(wanted.image)
-    if missing is None:
-        return
-    if not wanted.may_pull or not _can_be_made(wanted):
+    missing = is_missing(wanted.image)
+    if wanted.pull == "never" and missing:
         raise missing
+    if wanted.pull == "never" or (wanted.pull == "missing" and missing is None):
+        return
+    _refuse_unknown(wanted)
     lock = locations.state() / "locks" / f"pull-{wanted.image}.lock"
     with files.locked(lock, what=f"image '{wanted.image}'", passing=True):
-        if is_missing(wanted.image):
+        missing = is_missing(wanted.image)
+        if missing:
+            console.note(f"there is no image '{wanted.image}' yet: making it from {wanted.source}")
+        if missing or wanted.pull == "always":
             _pull(wanted)
 
 
 def _pull(wanted: Wanted) -> None:
-    console.note(f"there is no image '{wanted.image}' yet: making it from {wanted.source}")
-    named = ["--pull=missing", f"--name={wanted.image}", *(["--offline"] if wanted.offline else [])]
+    named = [f"--pull={wanted.pull}", f"--name={wanted.image}", *(["--offline"] if wanted.offline else [])]
+    named += ["--replace"] if wanted.pull == "always" else []
     words = ("image", "pull", *console.passed_on(), *named, "--", wanted.source)
     pipeline.run([pipeline.Command("banger", words)], stdin=subprocess.DEVNULL, timed=False)
 
 
-def _can_be_made(wanted: Wanted) -> bool:
-    """Tell whether it is known what to make an image of: a reference says so by itself, a name must be a catalog's."""
+def _refuse_unknown(wanted: Wanted) -> None:
+    """Raise NoInput unless it is known what to make an image of: a reference says so itself, a catalog of its names."""
     from banger_tools.catalog import lookup
+    from banger_tools.store import images
 
     access = pipeline.catalogs({"--offline": wanted.offline})
-    return _is_reference(wanted.source) or any(lookup.named(wanted.source, access))
+    if _is_reference(wanted.source) or any(lookup.named(wanted.source, access)):
+        return
+    near = lookup.nearest(wanted.source, [*images.listed(), *lookup.names(access)])
+    hint = near or "name what to make one of, as in --image=alpine:3.20, or look: banger image list"
+    if is_missing(wanted.image) is None:
+        raise errors.NoInput(f"no catalog says what the image '{wanted.image}' is made of", hint)
+    raise errors.NoInput(f"there is no image '{wanted.image}', here or in a catalog", hint)
 
 
 def _is_reference(text: str) -> bool:

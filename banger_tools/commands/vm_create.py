@@ -4,9 +4,9 @@ Usage:
   banger vm create [options] [--publish=FORWARD]... [--env=VAR]...
 
 Options:
-  --image=IMAGE            Image of the store or of a catalog by name, or what to make one of, as in alpine:3.20
-                           [default: debian-bookworm].
-  --pull=WHEN              Make an image that is missing: missing or never [default: missing].
+  --image=IMAGE            Image of the store or of a catalog by name, or what to make one of, as in alpine:3.20;
+                           debian-bookworm if not given.
+  --pull=WHEN              When to make the image: if it is missing, always anew, or never [default: missing].
   --no-start               Make the VM, and leave its start to `banger vm start`.
   @machine
   @talk

@@ -8,9 +8,9 @@ Arguments:
            if there is none.
 
 Options:
-  --image=IMAGE            Image of the store or of a catalog by name, or what to make one of, as in alpine:3.20
-                           [default: debian-bookworm].
-  --pull=WHEN              Make an image that is missing: missing or never [default: missing].
+  --image=IMAGE            Image of the store or of a catalog by name, or what to make one of, as in alpine:3.20;
+                           debian-bookworm if not given.
+  --pull=WHEN              When to make the image: if it is missing, always anew, or never [default: missing].
   -d, --detach             Leave the VM running and print its name; it runs COMMAND, if there is one, as its own.
   --rm                     Delete the VM when the command has ended, however that comes.
   --user=USER              User of the image to run the command as.
@@ -27,7 +27,9 @@ Description:
   our terminal is as it was.
 
   An image that is not in the store is made first, as `banger image pull` does, once if several ask for it.
-  Nothing but its absence starts that: one that is broken or may not be read is an error.
+  Nothing but its absence starts that: one that is broken or may not be read is an error. With --pull=never nothing is
+  fetched, no kernel either; with --pull=always what the image is made of is asked for afresh, and the new one takes
+  its place. What no option says is as banger-config(5) has it.
 
   Without --rm the VM runs on; `banger vm exec`, `stop` and `delete` lead it. With -d and a COMMAND, the VM exists for
   it: it runs in place of the image's own (--run), what it prints is on the console (`banger vm logs`), and when it

@@ -6,29 +6,31 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from banger_tools import config, errors, locations, process
+from banger_tools import config, errors, locations, precedence, process
 from banger_tools.doctor.result import PASS, WARN, Check
-
-IMAGE = "debian-bookworm"
 
 
 def image() -> Iterator[Check]:
     """Check that the default image is here, or that an entry of a catalog can be used for it; nobody is asked."""
     from banger_tools.store import images
 
-    if IMAGE in images.listed():
-        yield Check("default image", PASS, f"'{IMAGE}' is here")
+    name = str(precedence.setting("image").value)
+    if ":" in name or "/" in name:
+        yield Check("default image", PASS, f"made of '{name}' when it is needed")
         return
-    usable, refusals = _offers()
+    if name in images.listed():
+        yield Check("default image", PASS, f"'{name}' is here")
+        return
+    usable, refusals = _offers(name)
     if usable:
         yield Check("default image", PASS, f"not here yet; banger vm run makes it of {usable}")
     else:
         why = "; ".join(refusals) or "no catalog has it"
-        yield Check("default image", WARN, f"'{IMAGE}' cannot be made: {why}", "name another one with --image")
+        yield Check("default image", WARN, f"'{name}' cannot be made: {why}", "name another one with --image")
 
 
-def _offers() -> tuple[str | None, list[str]]:
-    """Return the entry that the default image would be made of, if there is one, and why those before it are not."""
+def _offers(name: str) -> tuple[str | None, list[str]]:
+    """Return the entry that an image of a name would be made of, if there is one, and why those before it are not."""
     from banger_tools.catalog import entries, lookup, origins
     from banger_tools.catalog.origins import Access
     from banger_tools.oci.http import Settings
@@ -37,7 +39,7 @@ def _offers() -> tuple[str | None, list[str]]:
     refusals = []
     for origin in origins.all_origins(access._replace(settings=Settings(offline=True))):
         try:
-            named = [entry for entry in origin.read().images if entry.name == IMAGE]
+            named = [entry for entry in origin.read().images if entry.name == name]
         except errors.BangerError as error:
             refusals.append(error.message)
             continue

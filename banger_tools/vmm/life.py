@@ -119,9 +119,11 @@ def start(name: str, until: Callable[[specs.Record], specs.Record] | None = None
     monitor.check(spec)
     accelerator = monitor.accelerator(spec)
     with _undoing() as undo:
-        with console.step(f"VM '{name}' started with {spec.vmm} ({accelerator})"):
-            undo.callback(vms.save, record)
-            record = _launch(record, accelerator, undo)
+        undo.callback(vms.save, record)
+        with console.stage("network"), console.step(f"network '{spec.net}' ready"):
+            network = _attach(record, folder, undo)
+        with console.stage("boot"), console.step(f"VM '{name}' started with {spec.vmm} ({accelerator})"):
+            record = _launch(record, accelerator, network, undo)
             if not monitor.wait_started(record, time.monotonic() + START_SECONDS):
                 raise errors.Unavailable(f"the VM '{name}' did not start", last_words(folder / holder.LOG))
         if until:
@@ -146,11 +148,12 @@ def _undoing() -> Iterator[contextlib.ExitStack]:
         undo.pop_all()
 
 
-def _launch(record: specs.Record, accelerator: str, undo: contextlib.ExitStack) -> specs.Record:
+def _launch(
+    record: specs.Record, accelerator: str, network: Attachment | None, undo: contextlib.ExitStack
+) -> specs.Record:
     """Start a monitor's process, and write down which one it is; `undo` gets how each step is taken back."""
     spec, folder = record.spec, vms.folder(record.spec.name)
     monitor = interface.monitor(spec.vmm)
-    network = _attach(record, folder, undo)
     (folder / specs.CONSOLE).unlink(missing_ok=True)
     guest_config.write(spec, folder, network, power=monitor.POWER)
     monitor.clear(folder)  # what a run left whose starter was killed before it could write anything down
