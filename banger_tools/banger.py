@@ -10,6 +10,13 @@ Arguments:
 Commands:
   image pull      Make a bootable image out of a container image, a tar or Debian packages.
   image list      List the images.
+  image show      Tell what an image is, what it runs, and who uses it.
+  image register  Let an image's disks stay where they are, and give it a name.
+  image promote   Let the store have disks of its own for such an image.
+  image rename    Give an image another name.
+  image verify    Check that images are what their manifests say.
+  image delete    Remove images.
+  image prune     Remove the images that no machine was made from.
   kernel pull     Fetch a kernel and keep it.
   kernel list     List the kernels.
   kernel show     Tell what a kernel is, what it has, and what it boots.
@@ -37,6 +44,7 @@ Commands:
   ssh-config      Let `ssh NAME.vm` lead into machines.
   cache list      List what is in the cache.
   cache prune     Remove from the cache what was not used for long.
+  prune           Remove what programs that were killed left behind.
   build           Run any part of the pipe and keep what it makes.
   doctor          Look whether this machine has what banger needs.
 

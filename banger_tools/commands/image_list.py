@@ -11,7 +11,7 @@ Options:
 
 Description:
   An image is a folder in the store, with its manifest in image.json. A broken one is listed as such, and said
-  what is wrong with it.
+  what is wrong with it. USED is what its disk takes on the one of the store, VMS how many machines were made from it.
 
   With --available these are the entries of the catalogs of config.toml and of the one that comes with banger, in the
   order in which they are tried: of a name with several the first that this host can use is taken. A catalog behind
@@ -28,7 +28,7 @@ Exit status:
   77  the store may not be read
 
 See also:
-  banger-image-pull(1) banger-vm-run(1)
+  banger-image-pull(1) banger-image-show(1) banger-vm-run(1)
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ if TYPE_CHECKING:
 
 
 class Row(NamedTuple):
-    """One image: what a list tells of it. Sizes in bytes: of the disk, and of what it takes on this one."""
+    """One image: what a list tells of it. Sizes in bytes: of the disk, and of what it takes on this one.
+
+    `vms` are the machines that were made from it; the disk of one that is not managed lies elsewhere.
+    """
 
     name: str
     source: str | None
@@ -57,31 +60,35 @@ class Row(NamedTuple):
     kernel: str | None
     path: str
     problem: str | None = None
+    managed: bool = True
+    vms: Sequence[str] = ()
 
 
 def rows() -> list[Row]:
     """Return all images of the store, the broken ones too, sorted by name."""
     from banger_tools.store import images
 
-    found = []
+    found, used = [], images.uses()
     for name in images.listed():
         try:
-            found.append(row(images.find(name)))
+            found.append(row(images.find(name))._replace(vms=used.get(name, [])))
         except errors.BangerError as error:
             found.append(Row(name, None, None, None, None, None, str(images.root() / name), error.message))
     return found
 
 
 def row(image: Manifest) -> Row:
-    """Return what a list tells of an image."""
+    """Return what a list tells of an image, but who uses it."""
     from banger_tools import manifest
+    from banger_tools.store import images
 
     published = image.get("published", manifest.Published)
     source = image.get("source", manifest.Source).requested if image.has("source") else None
     status = os.stat(published.rootfs)
     kernel = published.kernel.name if published.kernel else None
     used = status.st_blocks * 512
-    return Row(published.name, source, image.architecture, status.st_size, used, kernel, published.path)
+    own = images.is_managed(published.name)
+    return Row(published.name, source, image.architecture, status.st_size, used, kernel, published.path, managed=own)
 
 
 class Offer(NamedTuple):
@@ -121,9 +128,16 @@ def shown_offers(found: Sequence[Offer]) -> str:
 
 def shown(found: Sequence[Row]) -> str:
     """Return the list as a table for people."""
-    head = ("NAME", "SOURCE", "ARCH", "SIZE", "USED", "KERNEL")
-    body = [(r.name, r.source or "-", r.architecture or "-", _size(r.size), _size(r.used), _kernel(r)) for r in found]
+    head = ("NAME", "SOURCE", "ARCH", "SIZE", "USED", "KERNEL", "VMS")
+    body = [
+        (r.name, r.source or "-", r.architecture or "-", _size(r.size), _used(r), _kernel(r), str(len(r.vms)))
+        for r in found
+    ]
     return console.table([head, *body])
+
+
+def _used(found: Row) -> str:
+    return _size(found.used) if found.managed else "elsewhere"
 
 
 def _size(size: int | None) -> str:

@@ -39,7 +39,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from banger_tools import cli, console, errors, sizes
-from banger_tools.commands import several
+from banger_tools.commands import asking, several
 from banger_tools.net import taps
 from banger_tools.store import records, staging, vms
 from banger_tools.vmm import life, usage
@@ -88,19 +88,6 @@ def sweep() -> tuple[list[str], int]:
     return removed, sum(taken.get(name, 0) for name in removed)
 
 
-def agreed(names: Sequence[str]) -> bool:
-    """Ask whoever sits at the terminal.
-
-    Raises BadUsage if nobody does.
-    """
-    if not sys.stdin.isatty():
-        raise errors.BadUsage("prune asks before it removes anything, and stdin is no terminal", "add --force")
-    console.lines("these machines do not run:\n" + "".join(f"  {name}\n" for name in names))
-    sys.stderr.write("remove them and their disks? [y/N] ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-
 def prune(names: Sequence[str]) -> tuple[Pruned, int]:
     """Remove machines and leftovers; return what went, and the status of the first failure."""
     sizes_of: dict[str, int] = {}
@@ -135,7 +122,11 @@ def work(arguments: cli.Arguments) -> int:
     names, status, dry_run = prunable(), 0, bool(arguments["--dry-run"])
     if dry_run:
         done = previewed(names)
-    elif names and not arguments["--force"] and not agreed(names):
+    elif (
+        names
+        and not arguments["--force"]
+        and not asking.agreed("these machines do not run", names, "remove them and their disks?")
+    ):
         return 0
     else:
         done, status = prune(names)

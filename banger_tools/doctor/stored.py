@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from banger_tools import errors, manifest
+from banger_tools import errors, manifest, sizes
 from banger_tools.doctor.result import FAIL, PASS, WARN, Check
-from banger_tools.net import taps
 from banger_tools.store import images as store_images
 from banger_tools.store import kernels as store_kernels
-from banger_tools.store import records, staging, vms
+from banger_tools.store import records, vms
 from banger_tools.vmm import life
 from banger_tools.vmm import spec as specs
 
@@ -113,16 +112,18 @@ def _check_files(name: str, record: specs.Record) -> None:
 
 
 def leftovers() -> Iterator[Check]:
-    """Check for what programs left unfinished that died."""
-    parents = (store_images.root(), store_kernels.root(), vms.root())
-    found = [str(folder) for parent in parents for folder in staging.abandoned(parent)]
-    left = [tap.name for tap in taps.leftovers(life.may_run)]
-    if found:
-        hint = "they are removed when something of their kind is made next, or by rm -r"
-        yield Check("leftovers", WARN, f"of programs that died, taking room: {', '.join(found)}", hint)
-    if left:
-        yield Check("leftovers", WARN, f"taps of machines that are gone: {', '.join(left)}", "banger vm prune")
-    if not found and not left:
+    """Check for what programs left that were killed."""
+    from banger_tools import leftovers as left
+
+    found = list(left.found())
+    things = [one.name for one in found if one.kind != "tap"]
+    taps = [one.name for one in found if one.kind == "tap"]
+    if things:
+        taken = sizes.show(sum(one.size for one in found))
+        yield Check("leftovers", WARN, f"of programs that died, taking {taken}: {', '.join(things)}", "banger prune")
+    if taps:
+        yield Check("leftovers", WARN, f"taps of machines that are gone: {', '.join(taps)}", "banger prune")
+    if not found:
         yield Check("leftovers", PASS, "none")
 
 

@@ -203,18 +203,25 @@ def _disks_of(image: manifest.Manifest) -> tuple[object, ...]:
     return published.digests, image.raw.get("rootfs")
 
 
-def users(name: str) -> list[str]:
-    """Return the VMs that were made from an image of the store; what cannot be read is warned of."""
+def uses() -> dict[str, list[str]]:
+    """Return the VMs that were made from each image of the store; those that cannot be read are warned of."""
     from banger_tools.store import vms
 
-    found = []
+    found: dict[str, list[str]] = {}
     for vm in vms.listed():
         try:
-            if origin(vms.image(vm)) == name:
-                found.append(vm)
+            name = origin(vms.image(vm))
         except errors.BangerError as error:
-            console.warning(f"whether the VM '{vm}' uses the image cannot be told: {error.message}")
+            console.warning(f"which image the VM '{vm}' uses cannot be told: {error.message}")
+        else:
+            found.setdefault(name or "", []).append(vm)
+    found.pop("", None)
     return found
+
+
+def users(name: str) -> list[str]:
+    """Return the VMs that were made from an image of the store."""
+    return uses().get(name, [])
 
 
 def origin(image: manifest.Manifest) -> str | None:

@@ -1,0 +1,80 @@
+"""banger prune: remove what programs that were killed left behind.
+
+Usage:
+  banger prune [options]
+
+Options:
+  --dry-run  Remove nothing, and print what would be removed.
+  --json     Print an object: what was removed, and how many bytes that freed.
+  @talk
+
+Description:
+  Removes what `banger doctor` calls leftovers: half-made images, kernels and machines, what is left of deleted ones,
+  work folders of pulls, unfinished files, transfers that nobody can go on with, locks, and taps of machines that do not
+  run. Nothing that is whole goes, and nothing that a running program works on: `banger image prune`, `banger vm prune`
+  and `banger cache prune` remove what is whole and not used.
+
+  Programs that end by themselves, by ^C or by SIGTERM leave nothing. These leftovers are of those that were killed, or
+  were running when the machine stopped.
+
+Examples:
+  $ banger prune --dry-run
+  $ banger prune
+
+Exit status:
+  0   done
+  1   something could not be removed
+  64  the command line is wrong
+  77  the store may not be read
+
+See also:
+  banger-doctor(1) banger-image-prune(1) banger-vm-prune(1) banger-cache-prune(1)
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from banger_tools import cli, console, errors, sizes
+
+if TYPE_CHECKING:
+    from banger_tools.leftovers import Leftover
+
+
+def report(gone: Sequence[Leftover], *, dry_run: bool) -> str:
+    """Return what was done as text for people."""
+    verb, freed = ("would remove", "would be freed") if dry_run else ("removed", "freed")
+    lines = [f"{verb} {one.kind} {console.printable(one.name)}\n" for one in gone]
+    return "".join(lines) + f"{sizes.show(sum(one.size for one in gone))} {freed}\n"
+
+
+def described(gone: Sequence[Leftover], *, dry_run: bool) -> str:
+    """Return what was done as JSON."""
+    removed = [{"kind": one.kind, "name": one.name, "size": one.size} for one in gone]
+    whole = {"dry_run": dry_run, "removed": removed, "freed": sum(one.size for one in gone)}
+    return json.dumps(whole, indent=2) + "\n"
+
+
+def work(arguments: cli.Arguments) -> int:
+    """Remove the leftovers, and say what went."""
+    from banger_tools import leftovers
+
+    dry_run, found = bool(arguments["--dry-run"]), list(leftovers.found())
+    gone = found if dry_run else leftovers.remove(found)
+    shown = described if arguments["--json"] else report
+    sys.stdout.write(shown(gone, dry_run=dry_run))
+    missed = {one.name for one in found} - {one.name for one in gone}
+    stay = missed and missed & {one.name for one in leftovers.found()}  # others may have removed it, or work on it
+    return errors.Negative.status if stay else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    return cli.run(__doc__ or "", argv, work)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
