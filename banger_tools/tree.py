@@ -2,6 +2,22 @@
 
 The first line is the header. Entries follow in tree order: a folder before what is in it, names sorted as bytes.
 Paths are absolute in the guest. A name that is not UTF-8 stands exactly in `path_b64`, and readably in `path`.
+
+What has its default may be left out: mode 0755, owner and group 0, times of 1970, size 0. Content stays where it is, in
+the tar or folder that an entry names by its place in `sources`, so a tree is of use only as long as these are there.
+
+{"tree":1,"sources":[{"path":"/…/layers/sha256/7e91…","diff_id":"sha256:7e91…","size":2007040}],"entries":3,"bytes":30}
+{"path":"/","type":"dir","mode":"0755"}
+{"path":"/etc","type":"dir","mode":"0700","uid":33}
+{"path":"/etc/os-release","type":"file","mode":"0644","size":30,"data":[0,1536]}
+
+A tree may be edited: entries may come in any order, missing folders are made, and the counts of the header are not
+checked. It is given to bg-mkext4(1) by name then, for it is no longer the one that the manifest has the digest of.
+
+$ jq -c 'select(.path // "" | startswith("/usr/share/doc") | not)' tree.jsonl >edited.jsonl
+$ bg-mkext4 -o edited.ext4 edited.jsonl
+
+Removing the first name of hard links leaves the others without their content, and is refused.
 """
 
 from __future__ import annotations

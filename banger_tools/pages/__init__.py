@@ -1,0 +1,1 @@
+"""Pages of the manual that belong to no program: a module each, whose docstring is the page."""

@@ -1,0 +1,5 @@
+r"""banger-troubleshooting: what goes wrong, and what to do
+
+See also:
+  banger(1)
+"""
