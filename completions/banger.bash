@@ -171,6 +171,62 @@ _banger_about() {
         --progress) value='words auto always never json' ;;
       esac
       ;;
+    'banger image show')
+      options='--json --manifest --quiet --verbose --progress= --help --version'
+      arguments=('image') endless=0
+      case $2 in
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger image register')
+      options='--name= --work-seed= --manifest= --kernel-ref= --kernel= --initrd= --modules= --offline --replace --json --quiet --verbose --progress= --help --version'
+      arguments=('any') endless=0
+      case $2 in
+        --name) value='any' ;;
+        --work-seed) value='file' ;;
+        --manifest) value='file' ;;
+        --kernel-ref) value='kernel cloud-amd64 cloud-arm64 amd64 arm64 virtual' ;;
+        --kernel) value='file' ;;
+        --initrd) value='file' ;;
+        --modules) value='folder' ;;
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger image promote')
+      options='--json --quiet --verbose --progress= --help --version'
+      arguments=('image') endless=0
+      case $2 in
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger image rename')
+      options='--quiet --verbose --progress= --help --version'
+      arguments=('any' 'any') endless=0
+      case $2 in
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger image verify')
+      options='--json --quiet --verbose --progress= --help --version'
+      arguments=('image') endless=1
+      case $2 in
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger image delete')
+      options='--force --quiet --verbose --progress= --help --version'
+      arguments=('image') endless=1
+      case $2 in
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
+    'banger image prune')
+      options='--force --dry-run --json --quiet --verbose --progress= --help --version'
+      arguments=() endless=0
+      case $2 in
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
     'banger kernel pull')
       options='--name= --force --offline --json --quiet --verbose --progress= --help --version'
       arguments=('file cloud-amd64 cloud-arm64 amd64 arm64 virtual') endless=0
@@ -224,7 +280,7 @@ _banger_about() {
       arguments=('any') endless=1
       case $2 in
         --image) value='image debian-bookworm debian-trixie ubuntu-noble ubuntu-jammy alpine fedora rocky-9 arch' ;;
-        --pull) value='words missing never' ;;
+        --pull) value='any' ;;
         --user) value='any' ;;
         --cwd) value='any' ;;
         --name) value='any' ;;
@@ -256,7 +312,7 @@ _banger_about() {
       arguments=() endless=0
       case $2 in
         --image) value='image debian-bookworm debian-trixie ubuntu-noble ubuntu-jammy alpine fedora rocky-9 arch' ;;
-        --pull) value='words missing never' ;;
+        --pull) value='any' ;;
         --name) value='any' ;;
         --vmm) value='words auto firecracker qemu' ;;
         --cpus) value='any' ;;
@@ -435,6 +491,13 @@ _banger_about() {
         --progress) value='words auto always never json' ;;
       esac
       ;;
+    'banger prune')
+      options='--dry-run --json --quiet --verbose --progress= --help --version'
+      arguments=() endless=0
+      case $2 in
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
     'banger build')
       options='--from= --to= --directory= --force --name= --size= --platform= --pull= --offline --kernel-ref= --keep-manifests --quiet --verbose --progress= --help --version'
       arguments=('file') endless=0
@@ -497,6 +560,13 @@ _banger_words() {
 
 _banger_commands='image pull
 image list
+image show
+image register
+image promote
+image rename
+image verify
+image delete
+image prune
 kernel pull
 kernel list
 kernel show
@@ -524,6 +594,7 @@ vm logs
 ssh-config
 cache list
 cache prune
+prune
 build
 doctor'
 
