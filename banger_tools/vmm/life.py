@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 from msgspec import structs
 
-from banger_tools import cli, console, errors, files
+from banger_tools import cli, config, console, errors, files
 from banger_tools.manifest import Manifest, Vm
 from banger_tools.net import attachment, taps
 from banger_tools.net.attachment import Attachment
 from banger_tools.store import staging, vms
-from banger_tools.vmm import disks, fit, guest_config, holder, interface
+from banger_tools.vmm import disks, file_sync, fit, guest_config, holder, interface
 from banger_tools.vmm import spec as specs
 
 START_SECONDS = 60.0  # for the monitor itself to answer, on a host that does much else; its end is seen at once
@@ -118,6 +118,7 @@ def start(name: str, until: Callable[[specs.Record], specs.Record] | None = None
     monitor = interface.monitor(spec.vmm)
     monitor.check(spec)
     accelerator = monitor.accelerator(spec)
+    file_sync.sync(folder, config.load().file_sync)
     with _undoing() as undo:
         undo.callback(vms.save, record)
         with console.stage("network"), console.step(f"network '{spec.net}' ready"):
