@@ -12,7 +12,6 @@ import os
 import re
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
@@ -137,6 +136,8 @@ def _signals(*, last: bool) -> Iterator[None]:
 @contextlib.contextmanager
 def signals_later() -> Iterator[None]:
     """Let what would interrupt the body interrupt its end instead; for a step that must not be half done."""
+    import threading
+
     if threading.current_thread() is not threading.main_thread():  # the only one that signals interrupt
         yield
         return
