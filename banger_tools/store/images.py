@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,8 @@ ROOTFS, WORK_SEED, KERNEL = "rootfs.ext4", "work-seed.ext4", "kernel"
 DISKS = (ROOTFS, WORK_SEED)
 COPY, MOVE, LINK = "copy", "move", "link"
 WHAT = "image"
+
+Announce = Callable[[manifest.Manifest], object]
 
 
 class Parts(NamedTuple):
@@ -97,17 +99,26 @@ def is_managed(name: str) -> bool:
     return not (root() / name / ROOTFS).is_symlink()
 
 
-def publish(image: manifest.Manifest, name: str, parts: Parts, *, replace: bool = False) -> manifest.Manifest:
+def _nobody(_image: manifest.Manifest) -> None:
+    """Tell nobody of an image."""
+
+
+def publish(
+    image: manifest.Manifest, name: str, parts: Parts, *, replace: bool = False, announce: Announce = _nobody
+) -> manifest.Manifest:
     """Stage an image's files and give them their name in one rename; return the published manifest.
 
-    Raises CannotCreate before any work if the name is taken, and at the end if somebody was quicker.
+    `announce` gets it, too, as soon as the image has its name; if that fails, nothing was published. Disks that are to
+    be moved go from where they are only after that. Raises CannotCreate before any work if the name is taken, and at
+    the end if somebody was quicker.
     """
     target = root() / names.check(name)
-    with staging.staged(target, replace=replace, what=WHAT) as folder:
+    moved: list[Path] = []
+    with staging.staged(target, replace=replace, what=WHAT, announce=lambda: announce(image)) as folder:
         with console.step("disks placed"):
-            _place_disk(parts.rootfs, folder / ROOTFS, parts)
+            moved += _place_disk(parts.rootfs, folder / ROOTFS, parts)
             if parts.work_seed:
-                _place_disk(parts.work_seed, folder / WORK_SEED, parts)
+                moved += _place_disk(parts.work_seed, folder / WORK_SEED, parts)
         if parts.kernel:
             kernels.place(parts.kernel, folder / KERNEL)
         kernel = parts.kernel and kernels.described(folder / KERNEL, parts.kernel.name)
@@ -115,22 +126,37 @@ def publish(image: manifest.Manifest, name: str, parts: Parts, *, replace: bool 
         image.name = name
         image.put("published", _section(folder, about, final=target))
         (folder / RECORD).write_text(image.dumps())
+    _remove_moved(moved)
     return image
 
 
-def _place_disk(source: Path, target: Path, parts: Parts) -> None:
-    """Put a disk into the staging folder: never as a hard link, since stages edit disks in place."""
+def _place_disk(source: Path, target: Path, parts: Parts) -> list[Path]:
+    """Put a disk into the staging folder; return which name of it must go for that.
+
+    One that is to be moved has two names until it is published, so that it is never lost. Any other is no hard link:
+    stages edit disks in place.
+    """
     if parts.link:
         target.symlink_to(source.absolute())
-        return
+        return []
     if parts.move:
         try:
-            os.rename(source, target)
-            return
+            os.link(source.resolve(), target)
+            return [source.resolve()]
         except OSError as error:
             console.warning(f"'{source}' is copied and not moved: {errors.reason(error)}")
     how = files.copy(source, target)
     console.command(f"# {how} of {source}")
+    return []
+
+
+def _remove_moved(disks: Iterable[Path]) -> None:
+    """Take the names away that disks had before they were moved."""
+    for disk in disks:
+        try:
+            os.unlink(disk)
+        except OSError as error:
+            console.warning(f"'{disk}' is the store's own disk now, and could not be removed: {errors.reason(error)}")
 
 
 def _digests(folder: Path) -> dict[str, str]:

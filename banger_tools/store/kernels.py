@@ -7,8 +7,9 @@ and goes in one rename.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from msgspec import structs
@@ -19,6 +20,8 @@ from banger_tools.kernel.record import RECORD, WHAT, Stored
 from banger_tools.kernel.record import described as described
 from banger_tools.kernel.sources import Source
 from banger_tools.store import names, records, staging
+
+Announce = Callable[[manifest.Kernel], object]
 
 _DEFAULTS = {"debian": "linux-image-cloud-{}", "ubuntu": "linux-image-virtual"}  # by ID of os-release(5)
 
@@ -117,7 +120,7 @@ def _fetch(ref: str, source: Source | None, name: str, missing: records.Missing,
         source = found.source
     cache = Cache(locations.cache())
     with lease.held(cache.sweep):
-        _keep(fetching.fetch(source, name, Wants(settings=settings), cache).kernel, name, replace=False)
+        _keep(fetching.fetch(source, name, Wants(settings=settings), cache).kernel, name)
 
 
 def of_files(kernel: Path, initrd: Path | None, modules: Path | None) -> manifest.Kernel:
@@ -131,17 +134,24 @@ def of_files(kernel: Path, initrd: Path | None, modules: Path | None) -> manifes
         return fetching.fetch(source, sources.name_of(source), Wants(), cache).kernel
 
 
-def keep(kernel: manifest.Kernel, name: str, *, replace: bool = False) -> manifest.Kernel:
+def _nobody(_kernel: manifest.Kernel) -> None:
+    """Tell nobody of a kernel."""
+
+
+def keep(kernel: manifest.Kernel, name: str, *, replace: bool = False, announce: Announce = _nobody) -> manifest.Kernel:
     """Put a kernel that was fetched into the store, whole or not at all, and return it as it stands there.
 
-    The very same kernel may be there already. Raises CannotCreate if another one is (unless `replace`), BadInput if
-    the files are not those that the manifest speaks of.
+    `announce` gets it, too, as soon as it has its name; if that fails, nothing is put there. The very same kernel may
+    be there already. Raises CannotCreate if another one is (unless `replace`), BadInput if the files are not
+    those that the manifest speaks of.
     """
     with locked(names.check(name)):
-        return _keep(kernel, name, replace=replace)
+        return _keep(kernel, name, replace=replace, announce=announce)
 
 
-def _keep(kernel: manifest.Kernel, name: str, *, replace: bool) -> manifest.Kernel:
+def _keep(
+    kernel: manifest.Kernel, name: str, *, replace: bool = False, announce: Announce = _nobody
+) -> manifest.Kernel:
     target, source = root() / name, Path(kernel.kernel).parent
     try:
         stored = record.read(source)
@@ -150,13 +160,19 @@ def _keep(kernel: manifest.Kernel, name: str, *, replace: bool) -> manifest.Kern
         raise
     if not replace and _is_the_same(target, stored):
         console.note(f"the kernel '{name}' is here already")
+        announce(described(target, name))
         return described(target, name)
-    with staging.staged(target, replace=replace, what=WHAT) as folder:
+    told = functools.partial(_announced, target, announce)
+    with staging.staged(target, replace=replace, what=WHAT, announce=told) as folder:
         _place(source, folder)
         if kernel.digest not in (None, record.digest(folder)):
             raise errors.BadInput(f"the files in '{source}' are not those that the manifest speaks of")
         records.write(folder, RECORD, record.with_initrd(folder, structs.replace(stored, name=name)))
     return described(target, name)
+
+
+def _announced(folder: Path, announce: Announce) -> None:
+    announce(described(folder, folder.name))
 
 
 def _is_the_same(folder: Path, other: Stored) -> bool:

@@ -13,10 +13,10 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from banger_tools import errors, files
+from banger_tools import cli, console, errors, files
 
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2  # renameat2(2)
 LOCK_SECONDS = 60.0  # for those who copy from an object that is to be replaced or removed
@@ -24,34 +24,77 @@ _AT_FDCWD = -100
 _MARK = ".staging-"
 
 
+def _nothing() -> None:
+    """Tell nobody."""
+
+
 @contextlib.contextmanager
-def staged(target: Path, *, replace: bool = False, what: str = "object") -> Iterator[Path]:
+def staged(
+    target: Path, *, replace: bool = False, what: str = "object", announce: Callable[[], object] = _nothing
+) -> Iterator[Path]:
     """Yield a private folder to fill; on success everything in it is synced and it becomes `target` in one rename.
 
-    Raises CannotCreate before the work, and again after it, if the name is taken (unless `replace`: then the two
-    folders change places atomically, and the old one is removed).
+    `announce` is called when it has its name; if that fails, as anything after the rename, the rename is undone, and
+    what stood there before stands there again. Raises CannotCreate before the work, and again after it, if the name is
+    taken (unless `replace`: then the two folders change places atomically, and the old one is removed).
     """
     refuse_taken(target, replace=replace, what=what)
+    with _explained(what, target):
+        make_folder(target.parent)
     with aside(target) as folder:
-        try:
+        with _explained(what, target):
             yield folder
             sync_tree(folder)
-            _publish(folder, target, replace=replace, what=what)
-        except OSError as error:
-            raise errors.os_error(error, f"cannot make the {what} '{target.name}'") from error
+        ours = os.stat(folder)
+        try:
+            with _explained(what, target):
+                _publish(folder, target, replace=replace, what=what)
+            announce()
+        except BaseException:
+            with cli.signals_later():
+                _take_back(folder, target, ours)
+            raise
+
+
+@contextlib.contextmanager
+def _explained(what: str, target: Path) -> Iterator[None]:
+    """Raise errors of the system as those that say what could not be made."""
+    try:
+        yield
+    except OSError as error:
+        raise errors.os_error(error, f"cannot make the {what} '{target.name}'") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those that it is in; each new name is flushed to the disk, for all below depends on it."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    with contextlib.suppress(PermissionError):  # a folder that we may write to and not read
+        files.sync_folder(folder.parent)
 
 
 @contextlib.contextmanager
 def aside(target: Path) -> Iterator[Path]:
     """Yield a private folder beside an object; afterwards it, or what changed places with it, is gone."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     sweep(target.parent)
     folder, lock = files.make_locked(lambda: _new_name(target))
     try:
         yield folder
     finally:
-        files.discard(folder)  # nothing is there after a plain rename
+        _discard(folder)  # nothing is there after a plain rename
         os.close(lock)
+
+
+def _discard(folder: Path) -> None:
+    """Remove what nobody sees any more; what cannot be removed changes nothing of what was done."""
+    try:
+        files.discard(folder)
+    except OSError as error:
+        files.forget_temporary(folder)
+        console.warning(f"'{folder}' is left over: {errors.reason(error)}")
 
 
 def refuse_taken(target: Path, *, replace: bool, what: str) -> None:
@@ -66,12 +109,23 @@ def taken(target: Path, what: str) -> errors.CannotCreate:
 
 
 def _publish(folder: Path, target: Path, *, replace: bool, what: str) -> None:
-    if not (replace and _exchange(folder, target, what)):
+    while not (replace and _exchange(folder, target, what)):
         try:
             rename(folder, target, RENAME_NOREPLACE)
+            break
         except FileExistsError as error:
-            raise taken(target, what) from error
+            if not replace:  # else somebody made it just now: change places with that
+                raise taken(target, what) from error
     files.sync_folder(target.parent)
+
+
+def _take_back(folder: Path, target: Path, ours: os.stat_result) -> None:
+    """Let what stood at `target` before the rename stand there again, if it is our folder that does."""
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.stat(target), ours):
+            rename(target, folder, RENAME_EXCHANGE if folder.exists() else RENAME_NOREPLACE)
+            with contextlib.suppress(OSError):  # its failure may be why we are here
+                files.sync_folder(target.parent)
 
 
 def _exchange(folder: Path, target: Path, what: str) -> bool:
@@ -140,6 +194,7 @@ def retire(folder: Path) -> None:
     """Remove a finished object: at once from sight, then its files; what a crash leaves is swept like any staging."""
     doomed = _new_name(folder)
     os.rename(folder, doomed)
+    files.sync_folder(folder.parent)  # or a crash could show what is left of it under its name again
     files.discard(doomed)
 
 
