@@ -1,150 +1,163 @@
-"""bg-mkext4 alone: beside `mkfs.ext4 -d` of the same files in a folder, and a million entries beside 50,000.
+"""Filling an ext4 image, and setting the owners in one: bg-mkext4 and bg-chown beside e2fsprogs and others.
 
-Usage: .venv/bin/python bench/ext4.py OPTIONS    (debian as root: GNU tar keeps the owners)
-  OPTIONS: [--rounds=N] [debian] [flat] [million]
-
-debian: a root filesystem of about 50,000 entries. flat: 40,000 files in one folder, where mkfs.ext4 takes a minute
-and more. million: files of 100 to 300 bytes, a hundred a folder; what counts is the time an entry and the memory.
+The others read a folder, whose extraction is not counted; its owners are right only where root extracted it, or
+fakeroot remembers them. genext2fs makes an ext2 filesystem without journal and checksums.
 """
 
 from __future__ import annotations
 
-import argparse
-import itertools
-import shutil
-import statistics
+import os
+import stat
 import subprocess
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
-import msgspec
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from banger_tools import tree
-from banger_tools.tree import Entry, Header, SourceFile
 from bench import inputs, timing
+from bench.scale import Scale
+from bench.timing import Run, Table, Way
 
-SMALL, LARGE, FLAT = 50_000, 1_000_000, 40_000
-DATA = 1 << 20
-
-
-def fresh(name: str) -> Path:
-    folder = inputs.WORK / name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
+INODES = 200_000
+SHIFT = "0:100000:65536"  # where all owners are put, to be wrong
 
 
-def ours(source: Path, *options: str) -> timing.Run:
-    image = fresh("ours") / "rootfs.ext4"
-    return timing.run(
-        [inputs.program("bg-mkext4"), "-q", "--path", "-o", str(image), *options, str(source)],
-        stdout=subprocess.DEVNULL,
-    )
-
-
-def mkfs(folder: Path, size: str) -> timing.Run:
-    image = fresh("theirs") / "rootfs.ext4"
-    argv = ["/sbin/mkfs.ext4", "-q", "-F", "-d", str(folder), str(image), size]
-    return timing.run(argv, stdout=subprocess.DEVNULL)
-
-
-def compare(source: Path, folder: Path, size: str, rounds: int) -> None:
-    """Print how long both take for the same files."""
-    ways = {"bg-mkext4": lambda: ours(source), "mkfs.ext4 -d": lambda: mkfs(folder, size)}
-    print(timing.report(timing.in_turns(ways, rounds), "bg-mkext4"))
-
-
-def debian(rounds: int) -> None:
-    tar = inputs.debian_tar()
-    extracted = fresh("extracted")
-    subprocess.run(["tar", "-C", extracted, "--xattrs", "--numeric-owner", "-xpf", tar], check=True)
-    flat = fresh("flat-tree") / "tree.jsonl"
-    subprocess.run([inputs.program("bg-flatten"), "--path", "-o", flat, tar], check=True, stdout=2)
-    print(f"a root filesystem of {tar.stat().st_size >> 20} MiB, from its tree\n")
-    compare(flat, extracted, "3G", rounds)
-
-
-def flat(rounds: int) -> None:
-    source, extracted = data_file(), fresh("extracted")
-    blob = source.read_bytes()
-    entries = [Entry("/", "dir"), Entry("/flat", "dir")]
-    (extracted / "flat").mkdir()
-    for number in range(FLAT):
-        entries.append(Entry(f"/flat/file-{number:06}", "file", size=100, data=(0, number)))
-        (extracted / f"flat/file-{number:06}").write_bytes(blob[number : number + 100])
-    print(f"{FLAT} files in one folder\n")
-    compare(written(entries, source, "flat-tree"), extracted, "1G", rounds)
-
-
-def million(rounds: int) -> None:
-    source = data_file()
-    trees = {count: written(small_files(count), source, f"tree-{count}") for count in (SMALL, LARGE)}
-    ways: dict[str, Callable[[], timing.Run]] = {
-        f"{SMALL} entries, for each million": lambda: scaled([ours(trees[SMALL]) for _ in range(3)], LARGE / SMALL),
-        f"{LARGE} entries": lambda: ours(trees[LARGE]),
+def ext4(scale: Scale) -> Table:
+    """Compare images made of the same files: from their tree, from the tar, from a folder."""
+    timing.need_root("owners are extracted")
+    tar = inputs.image_tar(scale)
+    tree, folder = inputs.tree_of(scale, tar), inputs.extracted(scale, tar)
+    size = mebibytes(folder)
+    remembered = cache(partial(fakeroot_folder, scale, tar))
+    ways = {
+        "bg-mkext4, from the tree": Way(partial(ours, scale, tree)),
+        "bg-mkext4, from the tar": Way(partial(ours, scale, tar)),
+        "mkfs.ext4 -d": Way(partial(mkfs, scale, folder, size), ["mkfs.ext4"]),
+        "fakeroot mkfs.ext4 -d": Way(partial(fakeroot_mkfs, scale, remembered, size), ["fakeroot"]),
+        "genext2fs -d": Way(partial(genext2fs, scale, "-d", folder, size), ["genext2fs"]),
+        "genext2fs -a, from the tar": Way(partial(genext2fs, scale, "-a", tar, size), ["genext2fs"]),
+        "virt-make-fs": Way(partial(virt_make_fs, scale, folder, size), ["virt-make-fs"]),
     }
-    print(timing.report(timing.in_turns(ways, rounds), next(iter(ways))))
+    title = f"an image of {tar.stat().st_size >> 20} MiB of files"
+    return timing.compare("ext4", title, ways, scale.rounds)
 
 
-def scaled(runs: Sequence[timing.Run], factor: float) -> timing.Run:
-    """Return what one of these runs took in the median, as if it had so many times as much to do."""
-    wall, cpu = (statistics.median(values) * factor for values in ([r.wall for r in runs], [r.cpu for r in runs]))
-    return timing.Run(wall, cpu, max(run.peak for run in runs))
+def ours(scale: Scale, source: Path) -> Run:
+    image = scale.fresh("ours") / "rootfs.ext4"
+    return timing.run([inputs.program("bg-mkext4"), "-q", "--path", "-o", image, source])
 
 
-def small_files(count: int) -> Iterator[Entry]:
-    """Yield a tree with so many files, a hundred a folder."""
-    yield Entry("/", "dir")
-    for number in range(count):
-        top, folder = f"/d{number // 10_000:04}", f"/d{number // 10_000:04}/s{number // 100 % 100:02}"
-        if number % 10_000 == 0:
-            yield Entry(top, "dir")
-        if number % 100 == 0:
-            yield Entry(folder, "dir")
-        yield Entry(
-            f"{folder}/file-{number:07}.txt",
-            "file",
-            uid=number % 1000,
-            mtime=(1_600_000_000 + number, number),
-            size=100 + number % 200,
-            data=(0, number * 37 % (DATA - 400)),
-        )
+def mkfs(scale: Scale, folder: Path, size: int) -> Run:
+    image = scale.fresh("theirs") / "rootfs.ext4"
+    return timing.run(["mkfs.ext4", "-q", "-F", "-d", folder, image, f"{size}M"])
 
 
-def data_file() -> Path:
-    """Return a file that the content of all small files is taken from."""
-    path = inputs.WORK / "data"
-    path.write_bytes(bytes(range(1, 256)) * (DATA // 255) + bytes(DATA % 255))
-    return path
+def mebibytes(folder: Path) -> int:
+    """Return the size of a filesystem that holds a folder with room to spare, in MiB."""
+    used = sum(path.lstat().st_size + 4096 for path in folder.rglob("*") if not path.is_dir())
+    return max(1024, used * 14 // 10 >> 20)
 
 
-def written(entries: Iterable[Entry], source: Path, name: str) -> Path:
-    """Write a tree as it comes: what this process holds in memory would count as the peak of those it starts."""
-    path = fresh(name) / "tree.jsonl"
-    encoder = msgspec.json.Encoder()
-    with open(path, "wb") as file:
-        for line in itertools.chain([Header(tree.VERSION, [SourceFile(str(source), size=DATA)], 0, 0)], entries):
-            file.write(encoder.encode(line) + b"\n")
-    return path
+def fakeroot_folder(scale: Scale, tar: Path) -> tuple[Path, Path]:
+    """Return a folder as an ordinary user extracts it under fakeroot, and the file that remembers the owners."""
+    folder, state = scale.fresh("fakeroot"), scale.work / "runs/fakeroot.state"
+    subprocess.run(["fakeroot", "-s", state, "tar", "-C", folder, "--numeric-owner", "-xpf", tar], check=True)
+    return folder, state
 
 
-KINDS = {"debian": debian, "flat": flat, "million": million}
+def fakeroot_mkfs(scale: Scale, remembered: Callable[[], tuple[Path, Path]], size: int) -> Run:
+    folder, state = remembered()
+    image = scale.fresh("theirs") / "rootfs.ext4"
+    argv: timing.Words = ["fakeroot", "-i", state, "mkfs.ext4", "-q", "-F", "-d", folder, image, f"{size}M"]
+    return timing.run(argv)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("kinds", nargs="*", metavar="KIND", default=list(KINDS))
-    options = parser.parse_args()
-    inputs.WORK.mkdir(exist_ok=True)
-    for kind in options.kinds:
-        KINDS[kind](options.rounds)
-    for name in ("ours", "theirs", "extracted", "flat-tree", f"tree-{SMALL}", f"tree-{LARGE}"):
-        shutil.rmtree(inputs.WORK / name, ignore_errors=True)
+def genext2fs(scale: Scale, option: str, source: Path, size: int) -> Run:
+    image = scale.fresh("theirs") / "rootfs.ext2"
+    argv: timing.Words = [
+        "genext2fs",
+        "-B",
+        "4096",
+        "-b",
+        str(size << 8),
+        "-N",
+        str(INODES),
+        "-z",
+        option,
+        source,
+        image,
+    ]
+    return timing.run(argv)
 
 
-if __name__ == "__main__":
-    main()
+def virt_make_fs(scale: Scale, folder: Path, size: int) -> Run:
+    image = scale.fresh("theirs") / "rootfs.ext4"
+    env = {**os.environ, "LIBGUESTFS_BACKEND": "direct"}
+    return timing.run(["virt-make-fs", "--type=ext4", f"--size={size}M", folder, image], env=env)
+
+
+def owners(scale: Scale) -> Table:
+    """Compare setting all owners and modes of an image whose owners are wrong, and finding that they are right."""
+    tar = inputs.image_tar(scale)
+    tree = inputs.tree_of(scale, tar)
+    right, wrong = images(scale, tree)
+    script = scale.work / "runs/owners"
+    inodes = write_script(inputs.extracted(scale, tar), script)
+    ways = {
+        "bg-chown": Way(partial(ours_owners, scale, wrong, tree)),
+        "bg-chown, of right owners": Way(partial(ours_owners, scale, right, tree)),
+        "bg-chown --check, of right owners": Way(partial(ours_owners, scale, right, tree, "--check")),
+        "debugfs -w -f": Way(partial(debugfs, scale, wrong, script), ["debugfs"]),
+    }
+    return timing.compare("owners", f"owner, group and mode of {inodes} names", ways, scale.rounds)
+
+
+def images(scale: Scale, tree: Path) -> tuple[Path, Path]:
+    """Return an image of a tree, and the same with other owners."""
+    folder = scale.fresh("images")
+    right, wrong = folder / "right.ext4", folder / "wrong.ext4"
+    subprocess.run(
+        [inputs.program("bg-mkext4"), "-q", "--path", "-o", right, tree], check=True, stdout=subprocess.DEVNULL
+    )
+    argv: timing.Words = [
+        inputs.program("bg-chown"),
+        "-q",
+        "--path",
+        "-o",
+        wrong,
+        f"--map-uid={SHIFT}",
+        f"--map-gid={SHIFT}",
+        right,
+    ]
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+    return right, wrong
+
+
+def _copy(scale: Scale, image: Path) -> Path:
+    """Return a copy of an image that may be edited, made before the clock starts."""
+    copy = scale.fresh("edited") / image.name
+    subprocess.run(["cp", "--sparse=always", image, copy], check=True)
+    os.sync()
+    return copy
+
+
+def ours_owners(scale: Scale, image: Path, tree: Path, *options: str) -> Run:
+    argv: timing.Words = [inputs.program("bg-chown"), "-q", "--path", *options, f"--from={tree}", _copy(scale, image)]
+    return timing.run(argv)
+
+
+def debugfs(scale: Scale, image: Path, script: Path) -> Run:
+    return timing.run(["debugfs", "-w", "-f", script, _copy(scale, image)])
+
+
+def write_script(rootfs: Path, script: Path) -> int:
+    """Write what debugfs is to do for every name in a folder, and return how many there are."""
+    paths = [rootfs, *rootfs.rglob("*")]
+    script.write_text("".join(_owner(path, rootfs) for path in paths))
+    return len(paths)
+
+
+def _owner(path: Path, rootfs: Path) -> str:
+    found = path.lstat()
+    name = f'"/{path.relative_to(rootfs)}"'
+    fields = {"uid": found.st_uid, "gid": found.st_gid, "mode": f"0{stat.S_IFMT(found.st_mode) | found.st_mode:o}"}
+    return "".join(f"sif {name} {field} {value}\n" for field, value in fields.items())

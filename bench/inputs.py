@@ -1,24 +1,35 @@
-"""What the benchmarks read, made once of the host's own Debian packages and kept in bench/.work."""
+"""What the benchmarks read: a Debian root filesystem of the host's own packages; layouts and trees of it, or made up.
+
+What takes long to make is kept in the work folder.
+"""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import json
 import os
+import random
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import msgspec
 import zstandard
 
+from banger_tools import tree
+from banger_tools.tree import Entry, Header, SourceFile
+from bench import timing
+from bench.scale import Scale
+
 ROOT = Path(__file__).resolve().parent.parent
-WORK = Path(__file__).resolve().parent / ".work"
-LARGE = "build-essential,git,vim,python3-dev,cmake,golang-src,linux-headers-amd64"  # 850 MB, 50,000 entries or so
 TAG = "bench"
+DATA = 1 << 20
+MADE = 300  # files of an image that is made of nothing
 _KIND = "application/vnd.oci.image"
 
 
@@ -27,17 +38,128 @@ def program(name: str) -> str:
     return str(ROOT / "bin" / name)
 
 
-def debian_tar(include: str = LARGE) -> Path:
-    """Return the plain tar of a Debian root filesystem with these packages more."""
-    reference = f"apt:bookworm?include={include}" if include else "apt:bookworm"
-    env = {**os.environ, "BANGER_HOME": str(WORK / "input-home")}
-    out = subprocess.run([program("bg-fetch"), reference], env=env, check=True, stdout=subprocess.PIPE).stdout
-    return Path(json.loads(out)["layers"][0]["path"])
+def environment(home: Path) -> Mapping[str, str]:
+    """Return the environment of our programs, with cache and store in a folder."""
+    return {**os.environ, "BANGER_HOME": str(home)}
 
 
-def oci_layout(tar: Path, compression: str = "gzip", layers: int = 1) -> Path:
+def image_tar(scale: Scale) -> Path:
+    """Return the plain tar of the root filesystem that most comparisons read."""
+    return debian_tar(scale, scale.packages)
+
+
+def debian_tar(scale: Scale, packages: str | None) -> Path:
+    """Return the plain tar of a Debian root filesystem with these packages more, or of what is made here if None."""
+    if packages is None:
+        return made_tar(scale)
+    reference = f"apt:bookworm?include={packages}" if packages else "apt:bookworm"
+    done = subprocess.run(
+        [program("bg-fetch"), reference],
+        env=environment(scale.work / "input-home"),
+        check=True,
+        stdout=subprocess.PIPE,
+    )
+    return Path(json.loads(done.stdout)["layers"][0]["path"])
+
+
+def made_tar(scale: Scale) -> Path:
+    """Return the tar of a few hundred small files."""
+    path = scale.work / "made.tar"
+    if not path.exists():
+        flat = written(scale, small_files(MADE), "made")
+        as_tar(flat, path)
+    return path
+
+
+def tree_of(scale: Scale, tar: Path) -> Path:
+    """Return the tree of a tar."""
+    path = scale.fresh("tree") / "tree.jsonl"
+    subprocess.run([program("bg-flatten"), "-q", "--path", "-o", path, tar], check=True, stdout=subprocess.DEVNULL)
+    return path
+
+
+def extracted(scale: Scale, tar: Path, name: str = "extracted") -> Path:
+    """Return a folder with what a tar holds; owners are kept where root extracts."""
+    folder = scale.fresh(name)
+    argv: timing.Words = ["tar", "-C", folder, "--xattrs", "--numeric-owner", "-xpf", tar]
+    subprocess.run(argv, check=True)
+    return folder
+
+
+def as_tar(source: Path, target: Path) -> None:
+    """Write a tree as a tar."""
+    with open(f"{target}.new", "wb") as out:
+        subprocess.run([program("bg-flatten"), "-q", "--tar=-", source], check=True, stdout=out)
+    os.rename(out.name, target)
+
+
+def small_files(count: int) -> Iterator[Entry]:
+    """Yield a tree with so many files of 100 to 300 bytes, a hundred a folder."""
+    yield Entry("/", "dir")
+    for number in range(count):
+        top, folder = f"/d{number // 10_000:04}", f"/d{number // 10_000:04}/s{number // 100 % 100:02}"
+        if number % 10_000 == 0:
+            yield Entry(top, "dir")
+        if number % 100 == 0:
+            yield Entry(folder, "dir")
+        yield Entry(
+            f"{folder}/file-{number:07}.txt",
+            "file",
+            uid=number % 1000,
+            mtime=(1_600_000_000 + number, number),
+            size=100 + number % 200,
+            data=(0, number * 37 % (DATA - 400)),
+        )
+
+
+def flat_folder(count: int) -> Iterator[Entry]:
+    """Yield a tree with so many files of 100 bytes in one folder."""
+    yield Entry("/", "dir")
+    yield Entry("/flat", "dir")
+    for number in range(count):
+        yield Entry(f"/flat/file-{number:06}", "file", size=100, data=(0, number % (DATA - 100)))
+
+
+def large_files(mebibytes: int) -> Iterator[Entry]:
+    """Yield a tree with so many files of a mebibyte each, no block of which is zero."""
+    yield Entry("/", "dir")
+    for number in range(mebibytes):
+        yield Entry(f"/file-{number:05}", "file", size=DATA, data=(0, 0))
+
+
+def written(scale: Scale, entries: Iterable[Entry], name: str) -> Path:
+    """Write a tree as it comes: what this process holds in memory would count as the peak of those it starts."""
+    path = scale.fresh(f"tree-{name}") / "tree.jsonl"
+    source = _data_file(scale)
+    encoder = msgspec.json.Encoder()
+    with open(path, "wb") as file:
+        for line in itertools.chain([Header(tree.VERSION, [SourceFile(str(source), size=DATA)], 0, 0)], entries):
+            file.write(encoder.encode(line) + b"\n")
+    return path
+
+
+def _data_file(scale: Scale) -> Path:
+    """Return a file that the content of all made files is taken from."""
+    path = scale.work / "content"
+    if not path.exists():
+        path.write_bytes(random.Random(0).randbytes(DATA))
+    return path
+
+
+def busybox_tar(scale: Scale) -> Path:
+    """Return the tar of a root with a static busybox and nothing else."""
+    found = shutil.which("busybox")
+    if found is None:
+        raise timing.Missing("not installed: busybox-static")
+    path = scale.work / "busybox.tar"
+    with tarfile.open(path, "w") as tar:
+        tar.add(found, "busybox")
+    return path
+
+
+def oci_layout(scale: Scale, tar: Path, compression: str = "gzip", layers: int = 1) -> Path:
     """Return an OCI layout with the content of a tar in so many layers, as registries serve it."""
-    folder = WORK / f"oci-{tar.name[:12]}-{compression}-{layers}"
+    folder = scale.work / f"oci-{tar.name[:12]}-{compression}-{layers}"
     if (folder / "index.json").exists():
         return folder
     shutil.rmtree(folder, ignore_errors=True)

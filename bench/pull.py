@@ -1,120 +1,103 @@
 """A pull from a registry on loopback: bg-fetch beside `skopeo copy` to an OCI layout, alone and with `umoci unpack`.
 
-Usage: .venv/bin/python bench/pull.py OPTIONS    (as root, for umoci)
-  OPTIONS: [--rounds=N] [--layers=N] [--compression=gzip|zstd] [--include=PACKAGES]
-
 skopeo neither decompresses nor checks diff_ids; with --dest-decompress it does the first, and with `umoci unpack`
-behind it both are done, and files are written.
+behind it both are done, and files are written. The umoci of Debian 12 reads no zstd.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
 import shutil
+import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from bench import inputs, timing
+from bench.scale import Scale
+from bench.timing import Run, Table, Way
 
-ADDRESS = "127.0.0.1:5077"
-NAME = f"{ADDRESS}/bench/image:v1"
+LAYERS = 6
+
+
+def pull(scale: Scale, slug: str, compression: str) -> Table:
+    """Compare pulls of the image in six layers."""
+    if shutil.which("docker-registry") is None:
+        raise timing.Missing("not installed: docker-registry")
+    tar = inputs.image_tar(scale)
+    layout = inputs.oci_layout(scale, tar, compression, LAYERS)
+    packed = sum(path.stat().st_size for path in (layout / "blobs/sha256").iterdir())
+    title = (
+        f"{packed >> 20} MiB in {LAYERS} layers of {compression}, {tar.stat().st_size >> 20} MiB plain, from loopback"
+    )
+    with registry(scale, layout) as image:
+        ways = {
+            "skopeo copy": Way(partial(skopeo, scale, image), ["skopeo"]),
+            "bg-fetch": Way(partial(ours, scale, image)),
+            "skopeo copy --dest-decompress": Way(partial(skopeo_decompressing, scale, image), ["skopeo"]),
+        }
+        if compression == "gzip":
+            ways["skopeo copy, umoci unpack"] = Way(partial(skopeo_and_umoci, scale, image), ["skopeo", "umoci"])
+        return timing.compare(slug, title, ways, scale.rounds)
 
 
 @contextmanager
-def registry(layout: Path) -> Iterator[None]:
-    """Run a docker-registry that holds the image of a layout."""
-    folder = inputs.WORK / "registry"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    config = folder / "config.yml"
+def registry(scale: Scale, layout: Path) -> Iterator[str]:
+    """Run a docker-registry that holds the image of a layout; yield the image's reference."""
+    folder, address = scale.fresh("registry"), f"127.0.0.1:{_free_port()}"
+    config, image = folder / "config.yml", f"{address}/bench/image:v1"
     config.write_text(
         "version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\n"
-        f"storage: {{filesystem: {{rootdirectory: {folder}/data}}}}\nhttp: {{addr: '{ADDRESS}'}}\n"
+        f"storage: {{filesystem: {{rootdirectory: {folder}/data}}}}\nhttp: {{addr: '{address}'}}\n"
     )
     server = subprocess.Popen(["docker-registry", "serve", config], stderr=subprocess.DEVNULL)
     try:
-        _wait(server)
+        _wait(server, address)
         source = f"oci:{layout}:{inputs.TAG}"
-        subprocess.run(["skopeo", "copy", "--quiet", "--dest-tls-verify=false", source, f"docker://{NAME}"], check=True)
-        yield
+        argv = ["skopeo", "copy", "--quiet", "--dest-tls-verify=false", source, f"docker://{image}"]
+        subprocess.run(argv, check=True)
+        yield image
     finally:
         server.terminate()
         server.wait()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait(server: subprocess.Popen[bytes]) -> None:
-    for _ in range(200):
-        if server.poll() is not None:
-            raise SystemExit(f"docker-registry ended: is {ADDRESS} taken?")
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait(server: subprocess.Popen[bytes], address: str) -> None:
+    deadline = time.monotonic() + 60
+    while server.poll() is None and time.monotonic() < deadline:
         try:
-            urllib.request.urlopen(f"http://{ADDRESS}/v2/").close()
+            urllib.request.urlopen(f"http://{address}/v2/").close()
             return
         except OSError:
             time.sleep(0.05)
-    raise SystemExit("docker-registry does not answer")
+    raise timing.Missing(f"docker-registry does not answer at {address}")
 
 
-def fresh(name: str) -> Path:
-    folder = inputs.WORK / name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    return folder
+def ours(scale: Scale, image: str) -> Run:
+    env = inputs.environment(scale.fresh("pulled"))
+    return timing.run([inputs.program("bg-fetch"), "-q", image], env=env)
 
 
-def ours() -> timing.Run:
-    env = {**os.environ, "BANGER_HOME": str(fresh("pulled"))}
-    return timing.run([inputs.program("bg-fetch"), NAME], env=env, stdout=subprocess.DEVNULL)
+def skopeo(scale: Scale, image: str) -> Run:
+    target = f"oci:{scale.fresh('copied')}:v1"
+    return timing.run(["skopeo", "copy", "--quiet", "--src-tls-verify=false", f"docker://{image}", target])
 
 
-def skopeo() -> timing.Run:
-    target = f"oci:{fresh('copied')}:v1"
-    return timing.run(["skopeo", "copy", "--quiet", "--src-tls-verify=false", f"docker://{NAME}", target])
+def skopeo_decompressing(scale: Scale, image: str) -> Run:
+    argv = ["skopeo", "copy", "--quiet", "--src-tls-verify=false", "--dest-decompress", f"docker://{image}"]
+    return timing.run([*argv, f"dir:{scale.fresh('copied')}"])
 
 
-def skopeo_decompressing() -> timing.Run:
-    words = ["skopeo", "copy", "--quiet", "--src-tls-verify=false", "--dest-decompress"]
-    return timing.run([*words, f"docker://{NAME}", f"dir:{fresh('copied')}"])
-
-
-def skopeo_and_umoci() -> timing.Run:
-    copied = skopeo()
-    words = ["umoci", "raw", "unpack", "--image", f"{inputs.WORK}/copied:v1", str(fresh("unpacked") / "rootfs")]
-    return timing.together([copied, timing.run(words, stdout=subprocess.DEVNULL)])
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--compression", choices=("gzip", "zstd"), default="gzip")
-    parser.add_argument("--include", default=inputs.LARGE)
-    options = parser.parse_args()
-    inputs.WORK.mkdir(exist_ok=True)
-    tar = inputs.debian_tar(options.include)
-    layout = inputs.oci_layout(tar, options.compression, options.layers)
-    packed = sum(path.stat().st_size for path in (layout / "blobs/sha256").iterdir())
-    plain = tar.stat().st_size >> 20
-    print(f"{packed >> 20} MiB in {options.layers} layers of {options.compression}, {plain} MiB plain\n")
-    ways = {
-        "skopeo copy": skopeo,
-        "bg-fetch": ours,
-        "skopeo copy --dest-decompress": skopeo_decompressing,
-        "skopeo copy + umoci unpack": skopeo_and_umoci,
-    }
-    with registry(layout):
-        print(timing.report(timing.in_turns(ways, options.rounds), "skopeo copy"))
-    for name in ("pulled", "copied", "unpacked"):
-        shutil.rmtree(inputs.WORK / name, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    main()
+def skopeo_and_umoci(scale: Scale, image: str) -> Run:
+    copied, rootfs = skopeo(scale, image), scale.fresh("unpacked") / "rootfs"
+    argv: timing.Words = ["umoci", "raw", "unpack", "--image", f"{scale.work}/runs/copied:v1", rootfs]
+    return timing.together([copied, timing.run(argv)])
