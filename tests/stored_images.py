@@ -22,9 +22,9 @@ def disk(folder: Path, name: str = "disk", text: str = "hello\n") -> Path:
     return machines.mke2fs(folder / f"{name}.ext4", content, "8M", "-E", "root_owner=0:0")
 
 
-def publish(source: Path, name: str, *words: str, **sections: Any) -> Path:
+def publish(rootfs: Path, name: str, *words: str, **sections: Any) -> Path:
     """Publish an image, and return its folder."""
-    text = machines.manifest(source, **sections)
+    text = machines.manifest(rootfs, **sections)
     printed = support.run_ok("bg-publish", "--no-kernel", "--path", f"--name={name}", *words, stdin=text)
     return Path(printed.decode().strip())
 

@@ -106,7 +106,7 @@ def test_bridge_that_has_lost_its_rules_is_told(banger_home: Path) -> None:
 def test_tap_of_a_machine_that_is_gone_is_told(banger_home: Path) -> None:
     tap = 'ip tuntap add dev bg-ac100005 mode tap && ip link set bg-ac100005 alias "banger vm /no/such/vm"'
     result, detail, hint = only(in_network(tap), "leftovers")
-    assert (result, hint) == ("WARN", "banger vm prune") and "bg-ac100005" in detail
+    assert (result, hint) == ("WARN", "banger prune") and "bg-ac100005" in detail
 
 
 # Programs
