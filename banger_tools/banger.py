@@ -46,6 +46,7 @@ Commands:
   cache prune     Remove from the cache what was not used for long.
   prune           Remove what programs that were killed left behind.
   build           Run any part of the pipe and keep what it makes.
+  config          Show what is settled, and by whom.
   doctor          Look whether this machine has what banger needs.
 
 Options:

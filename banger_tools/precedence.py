@@ -30,21 +30,21 @@ class Setting(NamedTuple):
         """Whether it was given for this machine, on the command line."""
         return self.origin == option(self.key)
 
+    @property
+    def is_configured(self) -> bool:
+        """Whether config.toml says so."""
+        return self.origin.startswith("'")
+
     @contextlib.contextmanager
     def blamed(self) -> Iterator[None]:
-        """Let an error over the option's value name who gave it, and be no usage error if nobody did on the way here.
-
-        Raises BadInput for what config.toml says.
-        """
+        """Let a usage error over the option's value name who gave it instead; what config.toml says is BadInput."""
         try:
             yield
         except errors.BadUsage as error:
             if self.is_asked:
                 raise
-            error.message = error.message.replace(f"{option(self.key)}:", f"{self.origin}:", 1)
-            if self.origin.startswith(variable("")):
-                raise
-            raise errors.BadInput(error.message, error.hint) from error
+            kind = errors.BadInput if self.is_configured else errors.BadUsage
+            raise kind(error.message.replace(f"{option(self.key)}:", f"{self.origin}:", 1), error.hint) from error
 
 
 def option(key: str) -> str:

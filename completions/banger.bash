@@ -97,7 +97,7 @@ _banger_about() {
       esac
       ;;
     bg-publish)
-      options='--name= --replace --move --kernel-ref= --kernel-file= --initrd= --modules= --offline --no-kernel --kernel --path --quiet --verbose --progress= --help --version'
+      options='--name= --replace --move --kernel-ref= --kernel-file= --initrd= --modules= --offline --no-kernel --kernel --bundle= --url= --tar= --qcow2= --raw= --force --path --quiet --verbose --progress= --help --version'
       arguments=('file') endless=0
       case $2 in
         --name) value='any' ;;
@@ -105,6 +105,11 @@ _banger_about() {
         --kernel-file) value='file' ;;
         --initrd) value='file' ;;
         --modules) value='folder' ;;
+        --bundle) value='file' ;;
+        --url) value='any' ;;
+        --tar) value='file' ;;
+        --qcow2) value='file' ;;
+        --raw) value='file' ;;
         --progress) value='words auto always never json' ;;
       esac
       ;;
@@ -513,6 +518,13 @@ _banger_about() {
         --progress) value='words auto always never json' ;;
       esac
       ;;
+    'banger config')
+      options='--json --quiet --verbose --progress= --help --version'
+      arguments=() endless=0
+      case $2 in
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
     'banger doctor')
       options='--json --online --quiet --verbose --progress= --help --version'
       arguments=() endless=0
@@ -596,6 +608,7 @@ cache list
 cache prune
 prune
 build
+config
 doctor'
 
 # Sets name to the program or command that the words before the cursor call, group to the first of a command's two

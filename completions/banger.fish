@@ -4,7 +4,7 @@
 function __banger_words
     set -l before ''
     for word in (commandline -opc)[2..-1]
-        string match -q -- '-*' $word; or contains -- $before --append --ca-file --cert-file --command --connect --cpus --creds --cwd --dir --directory --disable --disk --enable --env --exclude --exec --features --file --first-boot --free --from --git-identity --home --hostname --identity --image --initrd --inodes --keep-work --kernel-file --kernel-ref --key-file --label --layer --limit-disk --limit-entries --limit-iops --limit-net --lines --map-gid --map-uid --max-image --max-layer --memory --mirror --modules --name --net --output --plain-http --platform --progress --publish --pull --set --size --ssh-key --ssh-option --stall --tar --timeout --to --user --uuid --wait --work-disk --work-seed -C -L -U -n -o -s; or echo $word
+        string match -q -- '-*' $word; or contains -- $before --append --bundle --ca-file --cert-file --command --connect --cpus --creds --cwd --dir --directory --disable --disk --enable --env --exclude --exec --features --file --first-boot --free --from --git-identity --home --hostname --identity --image --initrd --inodes --keep-work --kernel-file --kernel-ref --key-file --label --layer --limit-disk --limit-entries --limit-iops --limit-net --lines --map-gid --map-uid --max-image --max-layer --memory --mirror --modules --name --net --output --plain-http --platform --progress --publish --pull --qcow2 --raw --set --size --ssh-key --ssh-option --stall --tar --timeout --to --url --user --uuid --wait --work-disk --work-seed -C -L -U -n -o -s; or echo $word
         set before $word
     end
 end
@@ -165,7 +165,13 @@ complete -c bg-publish -l modules -x -a '(__fish_complete_directories)' -d 'Modu
 complete -c bg-publish -l offline -d 'Take only a kernel that is here or was fetched before'
 complete -c bg-publish -l no-kernel -d 'Publish without a kernel; it is chosen at boot'
 complete -c bg-publish -l kernel -d 'Publish a kernel that bg-fetch kernel:REF brought, and no image'
-complete -c bg-publish -l path -d 'Print the path of the published folder instead of the manifest'
+complete -c bg-publish -l bundle -r -F -d 'Write the image as a bundle for catalogs: a '
+complete -c bg-publish -l url -x -d 'Folder that the bundle will be served from, for its entry in a catalog'
+complete -c bg-publish -l tar -r -F -d 'Write the files of the root filesystem as a tar; - is stdout'
+complete -c bg-publish -l qcow2 -r -F -d 'Write the root filesystem as a qcow2 disk'
+complete -c bg-publish -l raw -r -F -d 'Write the root filesystem as it is, with its holes'
+complete -c bg-publish -s f -l force -d 'Replace files that are there with those of --bundle, --tar, --qcow2 and --raw'
+complete -c bg-publish -l path -d 'Print the path of the published folder, or of each file, instead of the manifest'
 complete -c bg-publish -s q -l quiet -d 'Say nothing but errors'
 complete -c bg-publish -s v -l verbose -d 'Say what is done and how long it takes; -vv shows the programs run, too'
 complete -c bg-publish -l progress -x -a 'auto always never json' -d 'Show progress: auto, always, never or json'
@@ -649,6 +655,13 @@ complete -c banger -n '__banger_called build' -l progress -x -a 'auto always nev
 complete -c banger -n '__banger_called build' -s h -l help -d 'Show this help'
 complete -c banger -n '__banger_called build' -l version -d 'Show the version'
 complete -c banger -n '__banger_at 1 build' -F
+complete -c banger -n '__banger_called config' -l json -d 'Print an array of objects instead of a table: key, value, and from whom it comes'
+complete -c banger -n '__banger_called config' -s q -l quiet -d 'Say nothing but errors'
+complete -c banger -n '__banger_called config' -s v -l verbose -d 'Say what is done and how long it takes; -vv shows the programs run, too'
+complete -c banger -n '__banger_called config' -l progress -x -a 'auto always never json' -d 'Show progress: auto, always, never or json'
+complete -c banger -n '__banger_called config' -s h -l help -d 'Show this help'
+complete -c banger -n '__banger_called config' -l version -d 'Show the version'
+complete -c banger -n '__banger_called config' -f
 complete -c banger -n '__banger_called doctor' -l json -d 'Print an array of objects, one a check'
 complete -c banger -n '__banger_called doctor' -l online -d 'Read the catalogs behind URLs now, too'
 complete -c banger -n '__banger_called doctor' -s q -l quiet -d 'Say nothing but errors'
@@ -695,6 +708,7 @@ complete -c banger -n '__banger_at 1 cache' -f -a list -d 'List what is in the c
 complete -c banger -n '__banger_at 1 cache' -f -a prune -d 'Remove from the cache what was not used for long.'
 complete -c banger -n '__banger_at 0' -f -a prune -d 'Remove what programs that were killed left behind.'
 complete -c banger -n '__banger_at 0' -f -a build -d 'Run any part of the pipe and keep what it makes.'
+complete -c banger -n '__banger_at 0' -f -a config -d 'Show what is settled, and by whom.'
 complete -c banger -n '__banger_at 0' -f -a doctor -d 'Look whether this machine has what banger needs.'
 complete -c banger -n '__banger_at 0' -f -a cache
 complete -c banger -n '__banger_at 1 cache' -f
