@@ -31,7 +31,7 @@ Examples:
 Exit status:
   0   done
   64  the command line is wrong
-  65  the block in ssh's configuration is damaged
+  65  the block in ssh's configuration is damaged, or what the guest sends is no host key
   66  there is no such machine, or no sshd in it
   69  the machine ended, or ssh cannot be told of a folder's name
   73  the machine does not run

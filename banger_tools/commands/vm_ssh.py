@@ -31,8 +31,9 @@ Examples:
 Exit status:
   0   the command ended with 0
   64  the command line is wrong
+  65  what the guest sends is no host key
   66  there is no such machine, or no sshd in it
-  69  there is no ssh on this host
+  69  there is no ssh on this host, or it cannot be told of a folder's name
   73  the machine does not run
   75  sshd does not answer
 
