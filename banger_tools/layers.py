@@ -27,6 +27,8 @@ class Limits(NamedTuple):
     entries: int = 10_000_000
     xattr_bytes: int = 64 << 10
     depth: int = 1000
+    path_bytes: int = 2 << 30  # an entry of half a kilobyte may have a path of four
+    steps: int = 10_000_000  # through the targets of symlinks, each of which may have two thousand: some two seconds
 
 
 class Node:
@@ -61,7 +63,10 @@ class Replay:
         self.layer = -1
         # (id of the folder, name) of everything that the current layer made: what it hides is only what is older.
         self.upper: set[tuple[int, bytes]] = set()
+        # The ids of folders that hold nothing older any more: a marker that is repeated costs nothing.
+        self.cleared: set[int] = set()
         self.parents: dict[bytes, Node] = {}
+        self.steps = 0
 
     def apply(self, members: Iterable[Member], source: int) -> None:
         """Replay one layer, whose data is the source numbered `source`.
@@ -70,6 +75,7 @@ class Replay:
         """
         self.layer += 1
         self.upper.clear()
+        self.cleared.clear()
         self.parents.clear()
         for member in members:
             self.entries += 1
@@ -186,7 +192,7 @@ class Replay:
                 if followed > MAX_LINKS_FOLLOWED:
                     raise Refused(f"'{_shown(entry)}' is below a loop of symlinks")
                 target = child.member.link
-                pending += target.split(b"/")[::-1]
+                pending += self.spend(target.split(b"/"))[::-1]
                 if target.startswith(b"/"):
                     del trail[1:], names[:]
             else:
@@ -195,6 +201,13 @@ class Replay:
         if not make:
             return None if beyond else trail[-1]
         return self.make(trail, names, beyond, entry)
+
+    def spend(self, parts: list[bytes]) -> list[bytes]:
+        """Return the parts of a symlink's target, of which all that are followed may have so many together."""
+        self.steps += len(parts)
+        if self.steps > self.limits.steps:
+            raise Refused(f"its symlinks lead through more than {self.limits.steps} folders")
+        return parts
 
     def make(self, trail: list[Node], names: list[bytes], missing: list[bytes], entry: bytes) -> Node:
         """Make the folders that a trail lacks at its end, and return the last; all of it counts as of this layer."""
@@ -228,6 +241,7 @@ class Replay:
         self.parents.clear()
 
     def hide(self, parent: Node, name: bytes) -> None:
+        """Take away what older layers put at a name."""
         child = parent.children[name]
         if (id(parent), name) not in self.upper:
             if self.layer:
@@ -236,8 +250,18 @@ class Replay:
             self.hide_children(child)
 
     def hide_children(self, folder: Node) -> None:
-        for name in list(folder.children):
-            self.hide(folder, name)
+        """Take away what older layers put into a folder, and into those that this layer put there."""
+        pending = [folder]
+        while pending:
+            inner = pending.pop()
+            if id(inner) in self.cleared:
+                continue
+            self.cleared.add(id(inner))
+            for name, child in list(inner.children.items()):
+                if (id(inner), name) in self.upper:
+                    pending += [child] if child.type == DIR else []
+                elif self.layer:
+                    del inner.children[name]
 
     def exclude(self, excluded: Callable[[bytes, bool], bool]) -> None:
         """Take out the names, and all that is below them, for which `excluded(path, is a folder)` is true.
@@ -256,10 +280,14 @@ class Replay:
     def tree_entries(self) -> list[tree.Entry]:
         """Return the merged tree: folders before what is in them, the first of several names has the inode."""
         found: list[tree.Entry] = []
+        path_bytes = 0
         first_names: dict[int, bytes] = {}
         stack: list[tuple[bytes, Node]] = [(b"/", self.root)]
         while stack:
             path, node = stack.pop()
+            path_bytes += len(path)
+            if path_bytes > self.limits.path_bytes:
+                raise Refused(f"its paths have more than {self.limits.path_bytes} bytes together")
             found.append(_entry(path, node, first_names))
             if node.children:
                 prefix = path if path == b"/" else path + b"/"
