@@ -9,6 +9,7 @@ PYTHON_BIN = $(VENV)/bin/python
 READY = $(VENV)/.ready
 READY_TEST = $(VENV)/.ready-test
 GUEST = $(VENV)/.ready-guest
+BENCH = bench/.work/report
 GUEST_SOURCES = $(wildcard banger_tools/guest/*.py banger_tools/guest/src/*)
 
 # What the programs run: building, making apt: images, booting.
@@ -20,7 +21,11 @@ TEST_PACKAGES = docker-registry skopeo umoci podman libarchive-tools tar rsync b
 	git curl socat gcc libc6-dev mount openssh-server systemd passwd kmod lz4 binutils file \
 	qemu-user qemu-system-arm
 
+# What the benchmarks set the programs beside, besides these.
+BENCH_PACKAGES = docker-registry skopeo umoci tar gzip coreutils genext2fs xfsprogs mount busybox-static
+
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 # How many tests run side by side: one a processor; 0 is one after the other, in one process.
 TEST_JOBS ?= auto
 
@@ -71,6 +76,14 @@ smoke-list: $(READY_TEST) ## list these scenarios
 lint: setup test-packages $(READY_TEST) ## run the linters only
 	$(PYTHON_BIN) -P -m pytest tests/test_linters.py $(PYTEST_ARGS)
 
+bench: setup ## our programs beside others, on a machine that does nothing else: an hour; results in bench/.work
+	@scripts/need-packages --optional 'the benchmarks' $(BENCH_PACKAGES)
+	PYTHONPATH=. $(PYTHON_BIN) -P -m bench --markdown=$(BENCH).md --json=$(BENCH).json --plot=$(BENCH).svg $(BENCH_ARGS)
+
+bench-quick: setup ## the same, smaller, in two minutes
+	@scripts/need-packages --optional 'the benchmarks' $(BENCH_PACKAGES)
+	PYTHONPATH=. $(PYTHON_BIN) -P -m bench --quick $(BENCH_ARGS)
+
 demo: setup ## make a Debian image from packages and boot it
 	@scripts/demo
 
@@ -84,4 +97,4 @@ clean: ## remove what was made here, the demo's folder too
 	  .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup packages test-packages test smoke smoke-list lint demo docs clean
+.PHONY: help setup packages test-packages test smoke smoke-list lint bench bench-quick demo docs clean

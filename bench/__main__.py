@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -23,11 +24,10 @@ LAYERS = 12
 
 
 class Comparison(NamedTuple):
-    """A line of the catalogue: what is compared, the function that does it, and whether a plot can be made of it."""
+    """A line of the catalogue: what is compared, and the function that does it."""
 
     title: str
     make: Callable[[Scale], Table]
-    grows: bool = False
 
 
 CATALOGUE: Mapping[str, Comparison] = {
@@ -48,9 +48,9 @@ CATALOGUE: Mapping[str, Comparison] = {
     ),
     "stages": Comparison("our stages of that way, one by one", chain.stages),
     "at-once": Comparison("builds at the same time, and what each takes", chain.at_once),
-    "flat": Comparison("bg-mkext4 of one large folder, beside mkfs.ext4 -d", growth.flat, grows=True),
-    "million": Comparison("bg-flatten and bg-mkext4 up to a million entries", growth.million, grows=True),
-    "bytes": Comparison("bg-flatten and bg-mkext4 of ever more bytes", growth.data, grows=True),
+    "flat": Comparison("bg-mkext4 of one large folder, beside mkfs.ext4 -d", growth.flat),
+    "million": Comparison("bg-flatten and bg-mkext4 up to a million entries", growth.million),
+    "bytes": Comparison("bg-flatten and bg-mkext4 of ever more bytes", growth.data),
     "seed": Comparison("bg-seed, beside debugfs and mount", seed.seed),
     "publish": Comparison("bg-publish, beside cp and sync", publish.publish),
     "publish-reflink": Comparison("the same where files share blocks", publish.publish_reflink),
@@ -72,16 +72,14 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, metavar="N", help="how often each way runs")
     parser.add_argument("--packages", metavar="LIST", help="Debian packages of the image, separated by commas")
     parser.add_argument("--work", type=Path, metavar="DIR", default=WORK, help="where inputs and runs are")
-    for kind in ("markdown", "json", "plot"):
-        parser.add_argument(f"--{kind}", type=Path, metavar="FILE", help=f"write the results there as {kind}")
+    for kind, what in (("markdown", "all tables"), ("json", "every run"), ("plot", "an SVG of what grows")):
+        parser.add_argument(f"--{kind}", type=Path, metavar="FILE", help=f"write {what} there")
     parser.set_defaults(scale="full")
     options = parser.parse_args(argv)
     if unknown := sorted(set(options.names) - set(CATALOGUE)):
         parser.error(f"no such comparison: {', '.join(unknown)}; --list lists them")
     if options.rounds is not None and options.rounds < 1:
         parser.error("--rounds is 1 at least")
-    if options.plot and not any(CATALOGUE[name].grows for name in chosen(options)):
-        parser.error(f"--plot needs one of {', '.join(name for name, one in CATALOGUE.items() if one.grows)}")
     return options
 
 
@@ -121,7 +119,7 @@ def save(options: argparse.Namespace, head: report.Head, tables: Sequence[Table]
         options.markdown.write_text("\n".join([report.heading(head), *map(report.markdown, tables)]))
     if options.json:
         options.json.write_text(json.dumps(report.as_json(head, tables), indent=1, ensure_ascii=False) + "\n")
-    if options.plot:
+    if options.plot and any(table.points for table in tables):
         options.plot.write_text(plot.svg(tables))
 
 
@@ -131,6 +129,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.list:
         print("\n".join(f"{name:16} {one.title}" for name, one in CATALOGUE.items()))
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # mounts and servers are to be undone
+    timing.prepare()
     scale, tables = scaled(options), []
     scale.work.mkdir(parents=True, exist_ok=True)
     machine.warn_of_load()

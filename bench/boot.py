@@ -2,7 +2,7 @@
 
 `bg-boot`, and beside it QEMU started by hand on the same kernel and disk: a copy of the disk, a command line that is
 there already, and a program that waits for the agent. The clock runs from the start to the answer, copies of the
-disks included; then the machine is deleted. The monitor that bg-boot leaves behind does not count for its peak.
+disks included; then the machine is deleted. Monitors do not count for the peak.
 """
 
 from __future__ import annotations
@@ -92,12 +92,13 @@ def by_hand(scale: Scale, image: Path, accelerator: str) -> Run:
     folder = scale.fresh("by-hand")
     config = json.dumps({"schema": guest.CONFIG_SCHEMA, "hostname": NAME}) + "\n"
     (folder / "config.img").write_text(config + "\n" * (-len(config) % 4096))
-    steps = [
+    script = [
+        "trap 'kill $!' EXIT; trap 'exit 130' INT TERM",
         shlex.join(["cp", "--sparse=always", str(image / "rootfs.ext4"), "root.ext4"]),
-        f"{{ {shlex.join(_qemu(image, accelerator))} & }}",
-        f"{{ {shlex.join([sys.executable, '-P', '-c', WAIT])}; status=$?; kill $!; exit $status; }}",
+        f"{shlex.join(_qemu(image, accelerator))} &",
+        shlex.join([sys.executable, "-P", "-c", WAIT]),
     ]
-    return timing.run(["sh", "-c", " && ".join(steps)], cwd=folder)
+    return timing.run(["sh", "-ec", "\n".join(script)], cwd=folder)
 
 
 WAIT = f"""

@@ -47,7 +47,8 @@ def flat(scale: Scale) -> Table:
     for amount in scale.flat:
         sizes.add("bg-mkext4", amount, partial(ext4.ours, scale, sizes.tree(amount)))
         sizes.add_mkfs(amount, sizes.tar(amount))
-    return timing.compare("flat", f"up to {scale.flat[-1]} files in one folder", sizes.ways, scale.rounds)
+    title, reference = f"up to {scale.flat[-1]} files in one folder", f"bg-mkext4, {scale.flat[-1]} entries"
+    return timing.compare("flat", title, sizes.ways, scale.rounds, reference=reference)
 
 
 def million(scale: Scale) -> Table:

@@ -40,8 +40,11 @@ class Axis(NamedTuple):
         return self.first + (math.log10(value) - self.low) / (self.high - self.low) * (self.last - self.first)
 
     def ticks(self) -> Iterator[float]:
-        """Yield the powers of ten on the axis."""
-        return (10.0**power for power in range(math.ceil(self.low), math.floor(self.high) + 1))
+        """Yield the powers of ten on the axis, and what is between where there are few of them."""
+        steps = (1, 2, 5) if self.high - self.low < 2 else (1,)
+        powers = range(math.floor(self.low), math.ceil(self.high))
+        found = (step * 10.0**power for power in powers for step in steps)
+        return (tick for tick in found if self.low <= math.log10(tick) <= self.high)
 
 
 Series = Mapping[str, Sequence[Mark]]
@@ -112,10 +115,10 @@ def _grid(x: Axis, y: Axis) -> Iterator[str]:
     yield f'<path d="M{x.first:.1f} {y.last:.1f}V{y.first:.1f}H{x.last:.1f}" fill="none" stroke="black"/>'
     for tick in x.ticks():
         yield f'<path d="M{x.at(tick):.1f} {y.first:.1f}V{y.last:.1f}" stroke="#ddd"/>'
-        yield _text(x.at(tick), y.first + 14, f"{tick:,g}", 'text-anchor="middle"')
+        yield _text(x.at(tick), y.first + 14, f"{tick:,.10g}", 'text-anchor="middle"')
     for tick in y.ticks():
         yield f'<path d="M{x.first:.1f} {y.at(tick):.1f}H{x.last:.1f}" stroke="#ddd"/>'
-        yield _text(x.first - 4, y.at(tick) + 4, f"{tick:g}", 'text-anchor="end"')
+        yield _text(x.first - 4, y.at(tick) + 4, f"{tick:,.10g}", 'text-anchor="end"')
 
 
 def _guide(marks: Sequence[Mark], x: Axis, y: Axis) -> str:

@@ -39,17 +39,7 @@ def markdown(table: Table) -> str:
 def _rows(table: Table) -> Iterator[str]:
     units = {point.unit for point in table.points.values()}
     growing = ["µs each"] if units else []
-    columns = [
-        "what",
-        "median s",
-        "min",
-        "max",
-        "cpu s",
-        "peak MiB",
-        *growing,
-        f"times '{table.reference}'",
-        "of rounds",
-    ]
+    columns = ["what", "median s", "min", "max", "cpu s", "peak MiB", *growing, f"times '{table.reference}'", "range"]
     yield _line(columns)
     yield "|---" + "|--:" * (len(columns) - 1) + "|"
     for name, runs in table.runs.items():

@@ -17,9 +17,6 @@ KIB = 1024
 TAIL = 2000  # bytes of stderr that a failure is told with
 LAUNCHER = Path(__file__).with_name("launch.py")
 
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # programs that are installed are compiled already
-os.environ["PATH"] += ":/usr/local/sbin:/usr/sbin:/sbin"  # where Debian keeps mkfs.ext4 and debugfs
-
 Words = list[str | Path]  # a command line
 
 
@@ -74,6 +71,12 @@ class Table(NamedTuple):
     failures: Sequence[str] = ()
 
 
+def prepare() -> None:
+    """Make the environment one in which all programs are found, and ours run as if they were installed."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # programs that are installed are compiled already
+    os.environ["PATH"] += ":/usr/local/sbin:/usr/sbin:/sbin"  # where Debian keeps mkfs.ext4 and debugfs
+
+
 def run(argv: Sequence[str | Path], **options: Any) -> Run:
     """Run a command that must succeed; what it says on stdout is dropped, if nothing else is said.
 
@@ -83,13 +86,14 @@ def run(argv: Sequence[str | Path], **options: Any) -> Run:
     reader, writer = os.pipe()
     with open(reader, "rb") as answer, tempfile.TemporaryFile() as errors:
         words = [sys.executable, "-I", "-S", LAUNCHER, str(writer), *argv]
+        process = subprocess.Popen(
+            words, pass_fds=[writer], **{"stdout": subprocess.DEVNULL, "stderr": errors, **options}
+        )
+        os.close(writer)
         try:
-            settings = {"stdout": subprocess.DEVNULL, "stderr": errors, **options}
-            process = subprocess.Popen(words, pass_fds=[writer], **settings)
+            found = answer.read().split()
         finally:
-            os.close(writer)
-        found = answer.read().split()
-        process.wait()
+            process.wait()  # after ^C, too: what is interrupted cleans up
         status, wall, cpu, peak = (float(value) for value in found or (127, 0, 0, 0))
         if status:
             errors.seek(max(0, errors.seek(0, os.SEEK_END) - TAIL))
