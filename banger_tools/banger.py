@@ -15,6 +15,7 @@ Commands:
   image promote   Let the store have disks of its own for such an image.
   image rename    Give an image another name.
   image verify    Check that images are what their manifests say.
+  image export    Write an image as a tar, a disk, or a bundle for catalogs.
   image delete    Remove images.
   image prune     Remove the images that no machine was made from.
   kernel pull     Fetch a kernel and keep it.
@@ -54,7 +55,7 @@ Options:
 
 Description:
   banger is the driver of the suite. It does no work of its own: it starts the bg- programs as one pipe, and
-  with -vv it shows that pipe, ready to be pasted into a shell.
+  with -v it shows that pipe, ready to be pasted into a shell.
 
   Images, kernels and virtual machines are plain folders: by default below ~/.local/state/banger, with the
   cache in ~/.cache/banger; BANGER_HOME puts all of them below one folder.
@@ -95,17 +96,34 @@ def choose(words: Sequence[str], commands: Sequence[str]) -> tuple[str, list[str
     following = [name.split()[1] for name in commands if name.startswith(f"{words[0]} ")]
     if following and len(words) == 1:
         raise errors.BadUsage(f"'{words[0]}' needs one more word: {', '.join(following)}")
-    raise _unknown(" ".join(words[:2] if following else words[:1]), commands)
+    near = nearest(words, commands)
+    name = " ".join(words[:2] if following else words[:1])
+    asked = " or ".join(f"'banger {command}'" for command in near)
+    known = f"after '{words[0]}' comes one of: {', '.join(following)}" if following else _ALL
+    raise errors.BadUsage(f"unknown command '{name}'", f"did you mean {asked}?" if near else known)
 
 
-def _unknown(name: str, commands: Sequence[str]) -> errors.BadUsage:
+_ALL = "banger --help lists the commands"
+
+
+def nearest(words: Sequence[str], commands: Sequence[str]) -> list[str]:
+    """Return the commands that `words`, which begin with none, may have meant: one of a group, or a word of several."""
+    groups = list(dict.fromkeys(command.split()[0] for command in commands if " " in command))
+    group = _close(words[0], groups, 1)
+    if not group:
+        last = _close(words[0], list(dict.fromkeys(command.split()[-1] for command in commands)), 2)
+        found = [command for word in last for command in commands if command.split()[-1] == word]
+        return sorted(found, key=lambda command: command.count(" "))[:3]
+    inner = {command.split()[1]: command for command in commands if command.startswith(f"{group[0]} ")}
+    if words[0] != group[0] and words[1:2] == []:  # as in `banger images`
+        return [inner["list"]] if "list" in inner else list(inner.values())[:3]
+    return [inner[word] for word in _close("".join(words[1:2]), list(inner), 2)]
+
+
+def _close(word: str, words: Sequence[str], most: int) -> list[str]:
     import difflib
 
-    near = difflib.get_close_matches(name, commands, 1) or difflib.get_close_matches(
-        name, [command.split()[0] for command in commands], 1
-    )
-    hint = f"did you mean 'banger {near[0]}'?" if near else f"the commands are: {', '.join(commands)}"
-    return errors.BadUsage(f"unknown command '{name}'", hint)
+    return [word] if word in words else difflib.get_close_matches(word, words, most, 0.7)
 
 
 def work(arguments: cli.Arguments) -> int:

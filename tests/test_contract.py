@@ -22,7 +22,8 @@ from tests.support import BIN, PROGRAMS, ROOT, cannot, environment, leftovers, r
 
 COMMANDS = (
     *("image_list", "image_pull", "cache_list", "cache_prune", "build", "doctor", "prune"),
-    *("image_show", "image_register", "image_promote", "image_rename", "image_verify", "image_delete", "image_prune"),
+    *("image_show", "image_register", "image_promote", "image_rename", "image_verify"),
+    *("image_export", "image_delete", "image_prune"),
     *("vm_run", "vm_create", "vm_exec", "vm_ssh", "vm_cp", "vm_logs"),
     *("vm_start", "vm_stop", "vm_restart", "vm_kill", "vm_delete", "vm_prune", "vm_list", "vm_show", "vm_set"),
     *("vm_stats", "vm_ports", "vm_health"),
