@@ -218,6 +218,16 @@ _banger_about() {
         --progress) value='words auto always never json' ;;
       esac
       ;;
+    'banger image export')
+      options='--format= --url= --kernel-ref= --force --json --quiet --verbose --progress= --help --version'
+      arguments=('image' 'file') endless=0
+      case $2 in
+        --format) value='words bundle tar qcow2 raw' ;;
+        --url) value='any' ;;
+        --kernel-ref) value='kernel cloud-amd64 cloud-arm64 amd64 arm64 virtual' ;;
+        --progress) value='words auto always never json' ;;
+      esac
+      ;;
     'banger image delete')
       options='--force --quiet --verbose --progress= --help --version'
       arguments=('image') endless=1
@@ -577,6 +587,7 @@ image register
 image promote
 image rename
 image verify
+image export
 image delete
 image prune
 kernel pull

@@ -4,7 +4,7 @@
 function __banger_words
     set -l before ''
     for word in (commandline -opc)[2..-1]
-        string match -q -- '-*' $word; or contains -- $before --append --bundle --ca-file --cert-file --command --connect --cpus --creds --cwd --dir --directory --disable --disk --enable --env --exclude --exec --features --file --first-boot --free --from --git-identity --home --hostname --identity --image --initrd --inodes --keep-work --kernel-file --kernel-ref --key-file --label --layer --limit-disk --limit-entries --limit-iops --limit-net --lines --map-gid --map-uid --max-image --max-layer --memory --mirror --modules --name --net --output --plain-http --platform --progress --publish --pull --qcow2 --raw --set --size --ssh-key --ssh-option --stall --tar --timeout --to --url --user --uuid --wait --work-disk --work-seed -C -L -U -n -o -s; or echo $word
+        string match -q -- '-*' $word; or contains -- $before --append --bundle --ca-file --cert-file --command --connect --cpus --creds --cwd --dir --directory --disable --disk --enable --env --exclude --exec --features --file --first-boot --format --free --from --git-identity --home --hostname --identity --image --initrd --inodes --keep-work --kernel-file --kernel-ref --key-file --label --layer --limit-disk --limit-entries --limit-iops --limit-net --lines --map-gid --map-uid --max-image --max-layer --memory --mirror --modules --name --net --output --plain-http --platform --progress --publish --pull --qcow2 --raw --set --size --ssh-key --ssh-option --stall --tar --timeout --to --url --user --uuid --wait --work-disk --work-seed -C -L -U -n -o -s; or echo $word
         set before $word
     end
 end
@@ -303,6 +303,18 @@ complete -c banger -n '__banger_called image verify' -s h -l help -d 'Show this 
 complete -c banger -n '__banger_called image verify' -l version -d 'Show the version'
 complete -c banger -n '__banger_called image verify' -f -a '(__banger_names image)'
 complete -c banger -n '__banger_called image verify' -f
+complete -c banger -n '__banger_called image export' -l format -x -a 'bundle tar qcow2 raw' -d 'bundle, tar, qcow2 or raw; if not given, what FILE ends with tells: '
+complete -c banger -n '__banger_called image export' -l url -x -d 'Folder that a bundle will be served from, for its entry in a catalog'
+complete -c banger -n '__banger_called image export' -l kernel-ref -x -a '(__banger_names kernel) cloud-amd64 cloud-arm64 amd64 arm64 virtual' -d 'Kernel that images made of a bundle are to have, for its entry; that of the image if it can be had by its name elsewhere, as apt:PACKAGE'
+complete -c banger -n '__banger_called image export' -s f -l force -d 'Replace a file that is there'
+complete -c banger -n '__banger_called image export' -l json -d 'Print an object instead of the path: path, format, size, and of a bundle its sha256 and its entry'
+complete -c banger -n '__banger_called image export' -s q -l quiet -d 'Say nothing but errors'
+complete -c banger -n '__banger_called image export' -s v -l verbose -d 'Say what is done and how long it takes; -vv shows the programs run, too'
+complete -c banger -n '__banger_called image export' -l progress -x -a 'auto always never json' -d 'Show progress: auto, always, never or json'
+complete -c banger -n '__banger_called image export' -s h -l help -d 'Show this help'
+complete -c banger -n '__banger_called image export' -l version -d 'Show the version'
+complete -c banger -n '__banger_at 2 image export' -f -a '(__banger_names image)'
+complete -c banger -n '__banger_at 3 image export' -F
 complete -c banger -n '__banger_called image delete' -s f -l force -d 'Delete images that machines were made from, too; these keep the disks that they have'
 complete -c banger -n '__banger_called image delete' -s q -l quiet -d 'Say nothing but errors'
 complete -c banger -n '__banger_called image delete' -s v -l verbose -d 'Say what is done and how long it takes; -vv shows the programs run, too'
@@ -677,6 +689,7 @@ complete -c banger -n '__banger_at 1 image' -f -a register -d 'Let an image'"'"'
 complete -c banger -n '__banger_at 1 image' -f -a promote -d 'Let the store have disks of its own for such an image.'
 complete -c banger -n '__banger_at 1 image' -f -a rename -d 'Give an image another name.'
 complete -c banger -n '__banger_at 1 image' -f -a verify -d 'Check that images are what their manifests say.'
+complete -c banger -n '__banger_at 1 image' -f -a export -d 'Write an image as a tar, a disk, or a bundle for catalogs.'
 complete -c banger -n '__banger_at 1 image' -f -a delete -d 'Remove images.'
 complete -c banger -n '__banger_at 1 image' -f -a prune -d 'Remove the images that no machine was made from.'
 complete -c banger -n '__banger_at 1 kernel' -f -a pull -d 'Fetch a kernel and keep it.'
