@@ -73,6 +73,11 @@ smoke-list: $(READY_TEST) ## list these scenarios
 	@$(PYTHON_BIN) -P -m pytest tests/smoke --collect-only -q $(PYTEST_ARGS) | \
 	  sed -n '/::test_/{s/.*test_\([a-z]*\)[.]py::test_/\1: /; y/_/ /; p}'
 
+FUZZ_SECONDS ?= 30
+
+fuzz: setup test-packages $(READY_TEST) ## give every reader of foreign bytes wrong ones, each for FUZZ_SECONDS (30)
+	PYTHONPATH=. $(PYTHON_BIN) -P -m tests.fuzz --seconds=$(FUZZ_SECONDS)
+
 lint: setup test-packages $(READY_TEST) ## run the linters only
 	$(PYTHON_BIN) -P -m pytest tests/test_linters.py $(PYTEST_ARGS)
 
@@ -97,4 +102,4 @@ clean: ## remove what was made here, the demo's folder too
 	  .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup packages test-packages test smoke smoke-list lint bench bench-quick demo docs clean
+.PHONY: help setup packages test-packages test smoke smoke-list fuzz lint bench bench-quick demo docs clean

@@ -1,0 +1,77 @@
+"""A few seconds of what `make fuzz` does for minutes, and that it finds what is there to be found."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from banger_tools import errors
+from tests import support
+from tests.fuzz import __main__ as program
+from tests.fuzz import mutation
+from tests.fuzz.targets import TARGETS, Target
+
+OUTSIDE = support.ROOT / "outside"
+
+
+def fuzz(code: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the program, changed by some code, in a process of its own."""
+    start = f"import sys; from tests.fuzz import __main__ as program, guard, targets\n{code}\nsys.exit(program.main())"
+    env = support.environment({"PYTHONPATH": str(support.ROOT)})
+    return subprocess.run([sys.executable, "-P", "-c", start, *words], capture_output=True, text=True, env=env)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_reader_stays_in_bounds_whatever_it_reads(name: str) -> None:
+    done = fuzz("", "--seconds=1", "--seed=1", name)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+BAD = {
+    "a crash": "{}[data]",
+    "a hang": "[None for _ in iter(int, 1)]",
+    "memory": "bytearray(1 << 32)",
+    "a file outside": f"open({str(OUTSIDE)!r}, 'w')",
+    "a folder outside": f"__import__('os').mkdir({str(OUTSIDE)!r})",
+    "a host outside": "__import__('socket').create_connection(('192.0.2.1', 9), 1)",
+    "an end": "__import__('os')._exit(3)",
+    "no message": "exec('raise targets.errors.BadInput(str())', {'targets': targets})",
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_reader_that_does_wrong_is_found_out(kind: str, tmp_path: Path) -> None:
+    code = f"guard.SECONDS = 1; program.CORPUS = program.Path({str(tmp_path)!r})\n"
+    code += f"targets.TARGETS['reference'] = targets.Target(lambda _: [b'x'], lambda data, work: {BAD[kind]})"
+    done = fuzz(code, "--seconds=5", "reference")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert not OUTSIDE.exists()
+    assert kind == "an end" or len(list((tmp_path / "reference").iterdir())) == 1
+
+
+def test_what_was_found_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "CORPUS", tmp_path)
+    program.keep("x", b"\0found")
+    target = Target(lambda _: [b"sound"], lambda data, work: None)
+    given = program.inputs("x", target, [b"sound"], random.Random(1))
+    assert [next(given), next(given)] == [b"\0found", b"sound"]
+
+
+def test_same_seed_gives_the_same_inputs() -> None:
+    def some() -> list[bytes]:
+        chance = random.Random(5)
+        return [mutation.mutant(chance, [b"abc" * 100, b"xyz"]) for _ in range(200)]
+
+    assert some() == some()
+    assert len(set(some())) > 150
+
+
+def test_error_of_ours_is_no_finding(tmp_path: Path) -> None:
+    def refuse(_data: bytes, _work: Path) -> None:
+        raise errors.BadInput("it is none")
+
+    assert program.trouble(Target(lambda _: [], refuse), b"", tmp_path / "work") is None
