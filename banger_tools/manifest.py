@@ -133,8 +133,8 @@ class Kernel(Struct, frozen=True, omit_defaults=True):
 class Published(Struct, frozen=True, omit_defaults=True):
     """An image in the store: its folder, and the files in it by name.
 
-    `digests` are those of its disks, by the names of their files: SHA-256 over the size, and over each block of 4096
-    bytes that is not all zeros, after its number (8 bytes each, little-endian).
+    `digests` are those of its disks, by the names of their files: SHA-256 over the size, and over each piece of 64 KiB
+    that is not all zeros, after its number (size and numbers as 8 bytes, little-endian; the last piece filled up).
     """
 
     name: str

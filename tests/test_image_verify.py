@@ -171,26 +171,27 @@ def test_tree_that_is_gone_is_not_compared(kept: Path, tmp_path: Path) -> None:
 
 
 def test_digest_is_what_its_description_says_wherever_the_holes_are(tmp_path: Path) -> None:
-    data = bytearray(5 * 4096 + 100)
-    data[4096 + 5 : 4096 + 8] = b"abc"
+    piece = 65536
+    data = bytearray(5 * piece + 100)
+    data[piece + 5 : piece + 8] = b"abc"
     data[-50:] = b"z" * 50
     expected = hashlib.sha256(len(data).to_bytes(8, "little"))
     for number in range(6):
-        block = bytes(data[number * 4096 : (number + 1) * 4096]).ljust(4096, b"\0")
+        block = bytes(data[number * piece : (number + 1) * piece]).ljust(piece, b"\0")
         if any(block):
             expected.update(number.to_bytes(8, "little") + block)
     (tmp_path / "full").write_bytes(data)
     with open(tmp_path / "holes", "wb") as file:
-        for offset in (4096, 5 * 4096):
-            os.pwrite(file.fileno(), data[offset : offset + 4096], offset)
+        for offset in (piece, 5 * piece):
+            os.pwrite(file.fileno(), data[offset : offset + 100], offset)
     assert digests.of_disk(tmp_path / "full") == f"sha256:{expected.hexdigest()}"
     assert digests.of_disk(tmp_path / "holes") == f"sha256:{expected.hexdigest()}"
 
 
 def test_digests_of_different_disks_differ(tmp_path: Path) -> None:
-    """What is moved by a block, and what is only longer, are other disks."""
+    """What is moved by a byte or a piece, and what is only longer, are other disks."""
     found = set()
-    for number, (offset, size) in enumerate([(0, 16384), (4096, 16384), (0, 16385), (1, 16384)]):
+    for number, (offset, size) in enumerate([(0, 1 << 20), (65536, 1 << 20), (0, 1 + (1 << 20)), (1, 1 << 20)]):
         path = tmp_path / str(number)
         with open(path, "wb") as file:
             file.truncate(size)
