@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,7 +71,12 @@ def open_input(argument: str | None) -> tuple[str, Path | None]:
             )
         return identify.MANIFEST, None
     path = Path(os.path.abspath(str(argument)))
-    return identify.kind(path), path
+    try:
+        return identify.kind(path), path
+    except errors.NoInput as error:
+        if re.fullmatch(r"[a-z0-9._/-]+:[\w.-]+", str(argument)):  # alpine:3.20, where a file of that name is none
+            raise errors.NoInput(error.message, f"for an image: bg-fetch {argument} | ...") from error
+        raise
 
 
 def read_manifest(path: Path | None) -> Manifest:
@@ -120,10 +126,19 @@ def edited(source: Path, outputs: Outputs) -> Iterator[tuple[Path, Path]]:
         yield temporary, target
 
 
+# What to do with an artifact that came to the wrong program.
+_TAKERS = {
+    "tree": "bg-mkext4 makes an ext4 image of a tree",
+    "folder": "bg-mkext4 makes an ext4 image of a folder",
+    "tar": "bg-mkext4 makes an ext4 image of a tar",
+    "ext4 image": "its tree is merged already: bg-chown, bg-inject, bg-seed and bg-publish go on with it",
+}
+
+
 def wrong_input(path: Path | None, kind: str, wanted: str) -> errors.BadInput:
     """Return the error for an INPUT of the wrong kind."""
     found = "of no known format" if kind == "unknown" else f"a {kind}" if kind[0] not in "aeiou" else f"an {kind}"
-    return errors.BadInput(f"'{path}' is {found}, and {wanted} is needed")
+    return errors.BadInput(f"'{path}' is {found}, and {wanted} is needed", _TAKERS.get(kind))
 
 
 def print_result(manifest: Manifest, artifact: str | Path, *, path_only: bool) -> None:

@@ -59,7 +59,7 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from banger_tools import cli, errors
+from banger_tools import cli, console, errors
 from banger_tools.commands import machine
 
 if TYPE_CHECKING:
@@ -125,11 +125,22 @@ def attend(name: str, options: Options) -> int:
     return status
 
 
+def _doubt(options: Options) -> None:
+    """Tell that the first word is the name of an image, which other programs' `run` would take for one."""
+    from banger_tools.store import images
+
+    word = "".join(options.command[:1])
+    if word in images.listed():
+        console.note(f"'{word}' is run as a command in '{options.wanted.image}'; to run the image: --image {word}")
+
+
 def work(arguments: cli.Arguments) -> int:
     """Boot, run the command, clean up, and return the command's status."""
     from banger_tools.vmm import inside
 
     options = Options.from_arguments(arguments)
+    if arguments["--image"] is None:
+        _doubt(options)
     machine.provide(options.wanted)
     with machine.booted(options.wanted) as booted:
         try:

@@ -15,7 +15,7 @@ from pathlib import Path
 from msgspec import structs
 
 from banger_tools import console, errors, files, lease, locations, manifest
-from banger_tools.kernel import bootable, features, fetching, record, sources
+from banger_tools.kernel import bootable, features, record, sources
 from banger_tools.kernel.record import RECORD, WHAT, Stored
 from banger_tools.kernel.record import described as described
 from banger_tools.kernel.sources import Source
@@ -67,9 +67,13 @@ def find(name: str) -> Stored:
     Raises records.Missing, Denied, or BadInput if what is there is broken.
     """
     folder = root() / names.check(name, "--kernel-ref")
-    stored = record.read(folder)
-    records.check_file(folder, "vmlinux", WHAT)
-    return stored
+
+    def look() -> Stored:
+        stored = record.read(folder)
+        records.check_file(folder, "vmlinux", WHAT)
+        return stored
+
+    return records.of_one(folder, look)
 
 
 def obtain(ref: str, *, offline: bool = False) -> manifest.Kernel:
@@ -106,6 +110,7 @@ def _fetch(ref: str, source: Source | None, name: str, missing: records.Missing,
     from banger_tools import config
     from banger_tools.catalog import kernels as catalogs
     from banger_tools.catalog.origins import Access
+    from banger_tools.kernel import fetching
     from banger_tools.oci.cache import Cache
     from banger_tools.oci.http import Settings
     from banger_tools.oci.pull import Wants
@@ -125,6 +130,7 @@ def _fetch(ref: str, source: Source | None, name: str, missing: records.Missing,
 
 def of_files(kernel: Path, initrd: Path | None, modules: Path | None) -> manifest.Kernel:
     """Return a kernel out of files that are here, with an initrd made of its modules; it is in the cache only."""
+    from banger_tools.kernel import fetching
     from banger_tools.oci.cache import Cache
     from banger_tools.oci.pull import Wants
 
@@ -262,7 +268,7 @@ def check_unused(name: str, *, force: bool = False) -> None:
     """
     folder = root() / names.check(name, "NAME")
     if not records.exists(folder):
-        raise records.Missing(f"there is no kernel '{name}'", f"kernels here: {', '.join(listed()) or 'none'}")
+        raise records.missing(folder, WHAT, listed())
     using = [] if force else users(name)
     if using:
         hint = "they have copies of their own: with --force it is deleted, and these stay"

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +23,17 @@ class Missing(errors.NoInput):
     """There is no such object: the only error that a missing thing may be fetched for."""
 
 
+def missing(folder: Path, what: str, others: Sequence[str]) -> Missing:
+    """Return the error that says that there is no such object, and which there are."""
+    import difflib
+
+    near = difflib.get_close_matches(folder.name, others, 3)
+    asked = f"did you mean {' or '.join(repr(name) for name in near)}?"
+    return Missing(
+        f"there is no {what} '{folder.name}'", asked if near else f"{what}s here: {', '.join(others) or 'none'}"
+    )
+
+
 def exists(folder: Path) -> bool:
     """Tell whether an object's folder is there.
 
@@ -33,6 +46,47 @@ def exists(folder: Path) -> bool:
     except OSError as error:
         raise errors.os_error(error, f"cannot look at '{folder}'") from error
     return True
+
+
+def of_one(folder: Path, look: Callable[[], T]) -> T:
+    """Return what `look` reads from an object's folder, all of it from one object.
+
+    If the object goes meanwhile, or another one takes its name, `look` is called again: what it found, or what it
+    missed, was of two. Raises what `look` raises of an object that is there, or of none.
+    """
+    while True:
+        with _pinned(folder) as before:
+            try:
+                found = look()
+            except (errors.BangerError, OSError):
+                if _identity(folder) == before:
+                    raise
+            else:
+                if _identity(folder) == before:
+                    return found
+
+
+@contextlib.contextmanager
+def _pinned(folder: Path) -> Iterator[tuple[int, int] | None]:
+    """Yield what tells a folder from others, which none gets meanwhile, as we have it open; None if it is not there."""
+    try:
+        descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        yield _identity(folder)
+        return
+    try:
+        found = os.fstat(descriptor)
+        yield found.st_dev, found.st_ino
+    finally:
+        os.close(descriptor)
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        found = os.lstat(folder)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def read(folder: Path, name: str, kind: type[T], what: str) -> T:

@@ -105,7 +105,8 @@ def refuse_taken(target: Path, *, replace: bool, what: str) -> None:
 
 def taken(target: Path, what: str) -> errors.CannotCreate:
     """Return the error that says that a name is taken."""
-    return errors.CannotCreate(f"the {what} '{target.name}' exists already", "choose another name with --name")
+    replaced = "" if what == "VM" else ", or have it replaced with --replace"
+    return errors.CannotCreate(f"the {what} '{target.name}' exists already", f"choose another name{replaced}")
 
 
 def _publish(folder: Path, target: Path, *, replace: bool, what: str) -> None:

@@ -36,7 +36,7 @@ def load(name: str) -> specs.Record:
     """
     place = folder(name)
     try:
-        record = records.read(place, specs.RECORD, specs.Record, WHAT)
+        record = records.of_one(place, lambda: records.read(place, specs.RECORD, specs.Record, WHAT))
     except records.Missing as error:
         raise missing(name) from error
     if record.spec.name != name:  # every path is made of that name: those of another machine
@@ -72,11 +72,20 @@ def _with_paths(record: specs.Record, named: Callable[[Path], str]) -> specs.Rec
 
 
 def image(name: str) -> manifest.Manifest:
-    """Return the manifest that a machine was made from."""
+    """Return the manifest that a machine was made from.
+
+    Raises records.Missing, Denied, or BadInput if what is there is broken.
+    """
     path = folder(name) / specs.IMAGE
-    return manifest.loads(files.read_small(path, manifest.LIMIT, "a manifest"), f"'{path}'")
+
+    def look() -> manifest.Manifest:
+        if not records.exists(folder(name)):
+            raise missing(name)
+        return manifest.loads(files.read_small(path, manifest.LIMIT, "a manifest"), f"'{path}'")
+
+    return records.of_one(folder(name), look)
 
 
 def missing(name: str) -> records.Missing:
     """Return the error that says that there is no such machine."""
-    return records.Missing(f"there is no {WHAT} '{name}'", f"VMs here: {', '.join(listed()) or 'none'}")
+    return records.missing(root() / name, WHAT, listed())

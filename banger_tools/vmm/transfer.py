@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 HOME = "/root"  # what paths of a guest are relative to, as with scp(1)
 FOLDER, FILE, MISSING = "folder", "file", "missing"
 _CHUNK = 1 << 18
+_PLACES = "write a path of a machine as NAME:PATH"
 _KEPT = ("user.", "trusted.", "security.capability", "system.posix_acl_")  # the rest is about one host alone
 
 
@@ -95,7 +96,7 @@ def copy(sources: Sequence[Place], target: Place, *, archive: bool) -> None:
     """
     for source in sources:
         if (source.name is None) == (target.name is None):
-            hint = "banger vm cp ONE:PATH - | banger vm cp - OTHER:PATH" if source.name else None
+            hint = "banger vm cp ONE:PATH - | banger vm cp - OTHER:PATH" if source.name else _PLACES
             raise errors.BadUsage(f"'{source}' and '{target}' are on the same side", hint)
     if len(sources) > 1 and (target.is_stream or _kind(target) != FOLDER):
         raise errors.CannotCreate(f"'{target}' is no folder, and several things are to be put there")
