@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,8 @@ from banger_tools.net import taps
 from banger_tools.oci.cache import NOTE, Cache, is_leftover
 from banger_tools.store import images, kernels, staging, vms
 from banger_tools.vmm import life, usage
+
+STALE = 600.0  # seconds after which nobody is taken to write to a small file that nobody can lock
 
 
 class Leftover(NamedTuple):
@@ -38,6 +41,7 @@ def found() -> Iterator[Leftover]:
         yield from temporaries(parent)
     yield from work_folders()
     yield from transfers()
+    yield from stale_files()
     yield from locks()
     for tap in taps.leftovers(life.may_run):
         yield Leftover("tap", tap.name, 0, lambda: taps.sweep(life.may_run) is not None)
@@ -147,6 +151,24 @@ def transfers() -> Iterator[Leftover]:
             elif is_leftover(path.name, path.lstat().st_size):
                 size = usage.disk(path) if path.is_dir() else path.lstat().st_blocks * 512
                 yield Leftover("transfer", str(path), size, partial(_sweep_transfer, cache, path))
+
+
+def stale_files() -> Iterator[Leftover]:
+    """Yield the unfinished files elsewhere in the cache, whose writers hold no lock: their age tells."""
+    cache = Cache(locations.cache())
+    for path in sorted(cache.root.rglob(".*.tmp")):
+        if cache.partial not in path.parents and _is_stale(path):
+            yield Leftover("temporary file", str(path), path.lstat().st_blocks * 512, partial(_discard_stale, path))
+
+
+def _is_stale(path: Path) -> bool:
+    return time.time() - path.lstat().st_mtime > STALE
+
+
+def _discard_stale(path: Path) -> bool:
+    if stale := _is_stale(path):
+        files.discard(path)
+    return stale
 
 
 def _sweep_workspace(cache: Cache, note: Path) -> bool:

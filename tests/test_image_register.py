@@ -125,6 +125,23 @@ def test_deleted_image_leaves_the_files_of_others(banger_home: Path, tmp_path: P
     assert sha256(source) == before
 
 
+@pytest.mark.root
+def test_machine_is_no_overlay_over_a_disk_that_others_write_to(
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    support.need("qemu-img")
+    monkeypatch.setenv("BANGER_HOME", str(small_disk))
+    (tmp_path / "content").mkdir()
+    (tmp_path / "content" / "noise").write_bytes(b"x" * (5 << 20))
+    source = machines.mke2fs(small_disk / "disk.ext4", tmp_path / "content", "32M")
+    publish(source, "own", "--move")
+    assert (stored_images.machine("vm", "own") / "root.qcow2").exists()
+    support.run_ok("banger", "vm", "delete", "--force", "vm")
+    register(images.root() / "own" / "rootfs.ext4", "--name=far")
+    with pytest.raises(errors.IOFailure, match="no room for a copy"):
+        stored_images.machine("vm", "far")
+
+
 # Promoting
 
 

@@ -141,6 +141,16 @@ def test_transfers_that_can_be_resumed_stay(banger_home: Path) -> None:
     assert [path.name for path in partial.iterdir()] == ["0123abcd"]
 
 
+def test_unfinished_file_in_the_cache_is_removed_when_it_is_old(banger_home: Path) -> None:
+    (locations.cache() / "oci").mkdir(parents=True)
+    old, young = (locations.cache() / "oci" / f".index.json.{number}.tmp" for number in (1, 2))
+    for path in (old, young):
+        path.write_text("{")
+    os.utime(old, (0, 0))
+    assert pruned() == {"temporary file": 1}
+    assert (old.exists(), young.exists()) == (False, True)
+
+
 def test_cache_in_use_is_left_alone(banger_home: Path) -> None:
     partial = locations.cache() / "partial"
     partial.mkdir(parents=True)

@@ -76,7 +76,8 @@ def create(spec: specs.Spec, sources: Sources, image: Manifest) -> Path:
     """
     target = vms.folder(spec.name)
     with console.step("disks made"), staging.staged(target, what=vms.WHAT) as folder:
-        overlay = interface.monitor(spec.vmm).OVERLAYS
+        # of an image that is not managed others may write to the disk, and an overlay fits only what it was laid over
+        overlay = interface.monitor(spec.vmm).OVERLAYS and not sources.rootfs.is_symlink()
         disks.place_root(sources.rootfs, folder, sources.disk_size, overlay=overlay)
         if sources.work_seed:
             disks.place(sources.work_seed, folder / specs.WORK_DISK, sources.work_size, "--work-disk")
