@@ -61,8 +61,17 @@ def _worked(
     else:
         _configure(manual.name, arguments)
         status = work(arguments) or 0
-    sys.stdout.flush()
+    _flush_stdout()
     return status
+
+
+def _flush_stdout() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise errors.IOFailure(f"cannot write to stdout: {errors.reason(error)}") from error
 
 
 def answered(manual: docs.Manual, arguments: Arguments) -> bool:
@@ -93,6 +102,10 @@ def status_of(error: BaseException) -> int:
         case BrokenPipeError():
             _abandon_stdout()
             return errors.CLOSED_PIPE
+        case MemoryError() | RuntimeError() if isinstance(error, MemoryError) or "start new thread" in str(error):
+            console.error("out of memory")
+            console.hint("run fewer programs at once, or allow more: ulimit -v, or the limit of the container")
+            return errors.Retry.status
         case ModuleNotFoundError() if not str(error.name).startswith("banger_tools"):
             console.error(f"the Python package '{error.name}' is not installed")
             console.hint("in a checkout: make setup; else: pip install --force-reinstall banger-tools")

@@ -100,6 +100,7 @@ _BY_ERRNO: dict[int, type[BangerError]] = {
     errno.EIO: IOFailure,
     errno.ETIMEDOUT: Retry,
     errno.EAGAIN: Retry,
+    errno.ENOMEM: Retry,
     errno.ECONNREFUSED: Unavailable,
     errno.ECONNRESET: Retry,
 }

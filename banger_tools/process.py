@@ -96,6 +96,8 @@ def explain(program: str, result: Result) -> errors.BangerError:
     said = f": {lines[-1]}" if lines else ""
     if any("No space left on device" in line for line in lines):
         return errors.IOFailure(f"'{program}' failed{said}", "free some space, or choose another folder with -C")
+    if any("Input/output error" in line for line in lines):
+        return errors.IOFailure(f"'{program}' failed{said}", "the disk may be damaged: dmesg says more")
     return errors.Unavailable(f"'{program}' failed with status {result.status}{said}")
 
 
