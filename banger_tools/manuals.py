@@ -87,7 +87,7 @@ def file_name(name: str) -> str:
 def prose_page(text: str) -> str:
     """Return a page of section 7 out of a docstring that is all of it: `name: purpose`, headings, indented bodies.
 
-    A heading in quotes or of a request is one of a subsection. Under Statuses stands a list.
+    A heading that is a message, in quotes, or a request is one of a subsection. Under Statuses stands a list.
     """
     first, _, rest = text.partition("\n\n")
     title, _, purpose = first.partition(": ")
@@ -96,8 +96,10 @@ def prose_page(text: str) -> str:
         if heading == "See also":
             lines += [".SH SEE ALSO", *roff.see_also(body)]
             continue
-        is_part = heading.partition(" ")[2].startswith("/") or heading.startswith("'")
-        lines.append(f".SS {roff.escape(heading)}" if is_part else f".SH {roff.escape(heading.upper())}")
+        is_message = heading.startswith("'")
+        is_part = is_message or heading.partition(" ")[2].startswith("/")
+        shown = heading[1:-1] if is_message else heading
+        lines.append(f".SS {roff.escape(shown)}" if is_part else f".SH {roff.escape(shown.upper())}")
         lines += roff.items(body) if heading == "Statuses" else roff.description(body)
     return "\n".join(lines) + "\n"
 

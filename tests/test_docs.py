@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shlex
 import subprocess
@@ -114,3 +116,54 @@ def called(words: list[str]) -> tuple[docs.Manual | None, list[str]]:
         if name in MANUALS:
             return MANUALS[name], words[length:]
     return None, []
+
+
+PROSE = [path.name for path in sorted((ROOT / "man").glob("*.[57]"))]
+
+
+@pytest.mark.parametrize("page", PROSE)
+def test_groff_renders_the_other_pages_without_a_complaint(page: str) -> None:
+    need("man")
+    env = environment({"MANROFFSEQ": "", "MANWIDTH": "100", "LC_ALL": "C.UTF-8"})
+    done = subprocess.run(["man", "--warnings", "-l", ROOT / "man" / page], capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_tree_page_describes_every_key_and_its_example_is_a_tree(tmp_path: Path) -> None:
+    from banger_tools import tree
+
+    text = shown(ROOT / "man" / "banger-tree.5")
+    keys = [name for struct in (tree.Header, tree.Entry, tree.Origin) for name in struct.__struct_fields__]
+    assert all(re.search(rf"^ +{key} \(", text, re.MULTILINE) for key in keys)
+    example = tmp_path / "tree.jsonl"
+    lines = re.findall(r"^\{.*\}$", tree.__doc__ or "", re.MULTILINE)
+    example.write_text("".join(f"{line}\n" for line in lines))
+    found = tree.read(example)
+    assert [entry.path for entry in found.entries] == ["/", "/etc", "/etc/os-release"]
+
+
+def test_messages_of_the_troubleshooting_page_are_those_of_the_programs() -> None:
+    from banger_tools.pages import troubleshooting
+
+    sources = [path.read_text() for path in (ROOT / "banger_tools").rglob("*.py") if path.parent.name != "pages"]
+    messages = re.findall(r"^'(.*)':$", troubleshooting.__doc__ or "", re.MULTILINE)
+    assert len(messages) > 15
+    messages.remove(os.strerror(errno.ENOSPC).replace("No", "no"))
+    for message in messages:
+        wanted = re.compile("[^\n]*".join(re.escape(piece) for piece in message.split("...")))
+        assert any(map(wanted.search, sources)), message
+
+
+def test_commands_of_the_other_pages_parse() -> None:
+    from banger_tools import cli
+    from banger_tools.pages import pipeline, troubleshooting
+
+    tried = 0
+    for text in (pipeline.__doc__ or "", troubleshooting.__doc__ or ""):
+        lines = re.findall(r"^    \$ (.*)$", text, re.MULTILINE)
+        for words in (words for line in lines for words in commands_in(line)):
+            command, arguments = called(words)
+            if command is not None:
+                cli.parse(command, arguments, nested="COMMAND" in command.synopsis[0])
+                tried += 1
+    assert tried > 20
