@@ -111,7 +111,6 @@ def _fetch(ref: str, source: Source | None, name: str, missing: records.Missing,
     from banger_tools.catalog import kernels as catalogs
     from banger_tools.catalog.origins import Access
     from banger_tools.kernel import fetching
-    from banger_tools.kernel import fetching
     from banger_tools.oci.cache import Cache
     from banger_tools.oci.http import Settings
     from banger_tools.oci.pull import Wants
@@ -131,7 +130,6 @@ def _fetch(ref: str, source: Source | None, name: str, missing: records.Missing,
 
 def of_files(kernel: Path, initrd: Path | None, modules: Path | None) -> manifest.Kernel:
     """Return a kernel out of files that are here, with an initrd made of its modules; it is in the cache only."""
-    from banger_tools.kernel import fetching
     from banger_tools.kernel import fetching
     from banger_tools.oci.cache import Cache
     from banger_tools.oci.pull import Wants
