@@ -37,6 +37,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -66,15 +67,24 @@ class Row(NamedTuple):
 
 def rows() -> list[Row]:
     """Return all images of the store, the broken ones too, sorted by name."""
-    from banger_tools.store import images
+    from banger_tools.store import images, records
 
     found, used = [], images.uses()
     for name in images.listed():
+        look = partial(_row, name)
         try:
-            found.append(row(images.find(name))._replace(vms=used.get(name, [])))
+            found.append(records.of_one(images.root() / name, look)._replace(vms=used.get(name, [])))
+        except records.Missing:  # it went meanwhile
+            continue
         except errors.BangerError as error:
             found.append(Row(name, None, None, None, None, None, str(images.root() / name), error.message))
     return found
+
+
+def _row(name: str) -> Row:
+    from banger_tools.store import images
+
+    return row(images.find(name))
 
 
 def row(image: Manifest) -> Row:

@@ -36,6 +36,7 @@ See also:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -52,14 +53,15 @@ class Found(NamedTuple):
 
 
 def verify(names: Sequence[str]) -> Iterator[Found]:
-    """Yield what is different in images, each looked at while nobody replaces or removes it.
+    """Yield what is different in the images named, or in all, each looked at while nobody replaces or removes it.
 
-    Raises records.Missing, Denied, Unavailable.
+    Raises records.Missing for one that was named, Denied, Unavailable.
     """
-    from banger_tools.store import images, verify
+    from banger_tools.store import images, records, verify
 
-    for name in names:
-        with images.locked(name, shared=True):
+    gone = () if names else (records.Missing,)  # it was there when we listed them
+    for name in chosen(names):
+        with contextlib.suppress(*gone), images.locked(name, shared=True):
             for difference in verify.differences(name):
                 yield Found(name, difference)
 
@@ -77,7 +79,7 @@ def chosen(names: Sequence[str]) -> list[str]:
 def work(arguments: cli.Arguments) -> int:
     """Print what is different, and tell by the status whether anything is."""
     found = []
-    for one in verify(chosen(arguments["NAME"])):
+    for one in verify(arguments["NAME"]):
         found.append(one)
         if not arguments["--json"]:
             sys.stdout.write(console.printable(f"{one.image}: {one.difference}") + "\n")

@@ -56,7 +56,11 @@ def find(name: str, what: str = "--image") -> manifest.Manifest:
 
     Raises records.Missing naming near ones, Denied, or BadInput if what is there is broken.
     """
-    folder = root() / names.check(name, what)
+    return records.of_one(root() / names.check(name, what), lambda: _find(name))
+
+
+def _find(name: str) -> manifest.Manifest:
+    folder = root() / name
     check_there(name)
     try:
         loaded = manifest.loads(files.read_small(folder / RECORD, manifest.LIMIT, "an image"), f"'{folder / RECORD}'")
@@ -237,6 +241,8 @@ def uses() -> dict[str, list[str]]:
     for vm in vms.listed():
         try:
             name = origin(vms.image(vm))
+        except records.Missing:  # it went meanwhile
+            continue
         except errors.BangerError as error:
             console.warning(f"which image the VM '{vm}' uses cannot be told: {error.message}")
         else:

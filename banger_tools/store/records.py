@@ -69,23 +69,24 @@ def of_one(folder: Path, look: Callable[[], T]) -> T:
 @contextlib.contextmanager
 def _pinned(folder: Path) -> Iterator[tuple[int, int] | None]:
     """Yield what tells a folder from others, which none gets meanwhile, as we have it open; None if it is not there."""
-    try:
+    descriptor = None
+    with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        yield _identity(folder)
-        return
     try:
-        found = os.fstat(descriptor)
-        yield found.st_dev, found.st_ino
+        yield _identity(folder) if descriptor is None else _numbers(os.fstat(descriptor))
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
     try:
-        found = os.lstat(folder)
+        return _numbers(os.lstat(folder))
     except OSError:
         return None
+
+
+def _numbers(found: os.stat_result) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
