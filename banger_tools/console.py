@@ -35,6 +35,11 @@ def configure(program: str, verbosity: int = NORMAL, progress: str = "auto") -> 
     _settings.program, _settings.verbosity, _settings.progress = program, verbosity, progress
 
 
+def program() -> str:
+    """Return the name of this program."""
+    return _settings.program
+
+
 def passed_on() -> list[str]:
     """Return the options that make another program of the suite speak as this one does."""
     verbose = ["-q"] if _settings.verbosity < 0 else ["-v"] * _settings.verbosity
@@ -87,6 +92,12 @@ def detail(text: str) -> None:
 def command(text: str) -> None:
     """Print a program that is about to be run, pasteable, at -vv."""
     if _settings.verbosity >= COMMANDS:
+        _say("run", _DIM, printable(text))
+
+
+def pipe(text: str) -> None:
+    """Print the programs that are about to be run as one pipe, pasteable, at -v."""
+    if _settings.verbosity >= STEPS:
         _say("run", _DIM, printable(text))
 
 
@@ -196,6 +207,11 @@ def done_already(what: str, total: int, unit: str = "B", **more: object) -> None
         lines = _JsonLines(what, total, unit, more)
         lines.done = total
         lines.write(finished=True)
+
+
+def ended(what: str, seconds: float, **more: object) -> None:
+    """Tell machines that one of several steps has ended, and how long it took."""
+    done_already(what, 1, "stage", seconds=round(seconds, 3), **more)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

@@ -18,14 +18,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from banger_tools import console, errors
+from banger_tools import console, errors, overview
 
 if TYPE_CHECKING:
     from banger_tools.catalog.lookup import Found
     from banger_tools.catalog.origins import Access
+    from banger_tools.overview import Overview
 
 STAGES = ("fetch", "flatten", "mkext4", "chown", "inject", "seed", "publish", "boot")
 MAKERS = ("flatten", "mkext4", "seed")  # the stages that leave an artifact of their own in the folder of -C
+EDITORS = ("chown", "inject")  # those that edit the one of the stage before
 DONE_FOR_BUNDLES = ("flatten", "mkext4", "chown", "inject")  # when they were made; bg-fetch leaves the image
 PASSED_ON: Mapping[str, tuple[str, ...]] = {  # options of the driver, and the stages that each one is for
     "--platform": ("fetch",),
@@ -51,11 +53,21 @@ class Command(NamedTuple):
     arguments: tuple[str, ...] = ()
 
     @property
+    def is_ours(self) -> bool:
+        """Whether it is a program of the suite."""
+        return self.program == "banger" or self.program.startswith("bg-")
+
+    @property
     def argv(self) -> list[str]:
         """Return what to run: a program of ours by this Python, wherever it is installed; else as it is."""
-        if self.program == "banger" or self.program.startswith("bg-"):
+        if self.is_ours:
             return [sys.executable, "-P", "-m", f"banger_tools.{self.program.removeprefix('bg-')}", *self.arguments]
         return [self.program, *self.arguments]
+
+    def telling(self) -> Command:
+        """Return the same program, telling its progress in JSON lines if it is one of ours."""
+        silent = [word for word in self.arguments if not word.startswith("--progress=")]
+        return Command(self.program, ("--progress=json", *silent)) if self.is_ours else self
 
     def with_more(self, *arguments: str) -> Command:
         """Return the same program with more arguments."""
@@ -79,6 +91,7 @@ class Settings(NamedTuple):
     directory: Path
     force: bool
     single: dict[str, tuple[str, ...]]
+    keeps_each: bool = False  # whether those that edit an artifact in place are to leave it as the stage before did
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any], directory: Path, chosen: Sequence[str]) -> Settings:
@@ -150,6 +163,8 @@ def _arguments(name: str, settings: Settings, makers: Sequence[str]) -> Iterator
         yield f"--directory={settings.directory}"
     if settings.force and name in makers:
         yield "--force"
+    if settings.keeps_each and name in EDITORS:
+        yield f"--output={settings.directory / f'rootfs-{name}.ext4'}"
     yield from settings.single.get(name, ())
 
 
@@ -170,18 +185,32 @@ def worded(status: int) -> str:
     return f"failed with status {status}"
 
 
+def text(commands: Sequence[Command]) -> str:
+    """Return a pipe as a shell takes it."""
+    return " | ".join(map(str, commands))
+
+
 def run(
-    commands: Sequence[Command], output: IO[bytes] | None = None, *, stdin: int | None = None, timed: bool = True
+    commands: Sequence[Command],
+    output: IO[bytes] | None = None,
+    *,
+    stdin: int | None = None,
+    timed: bool = True,
+    shown: str | None = None,
 ) -> bytes:
-    """Run programs as one pipe, say how long each took, and return what the last one printed.
+    """Run programs as one pipe, and return what the last one printed.
 
     `output` is a file that gets that, for who wants to know of it even after a failure. `stdin` is None for ours, or
-    subprocess.DEVNULL. Their stderr is ours. When one fails the others are stopped, and the first failure in the
-    order of the pipe is raised as Failed; an interruption stops them all and waits for their clean-up.
+    subprocess.DEVNULL. With `timed` their progress is shown as one, and how long each took; else their stderr is
+    ours. `shown` is what to say at -v that is run, if it is not the pipe itself. When one fails the others are stopped,
+    and the first failure in the order of the pipe is raised as Failed; an interruption stops them all and waits for
+    their clean-up.
     """
-    console.command(" | ".join(map(str, commands)))
-    with contextlib.nullcontext(output) if output else tempfile.TemporaryFile() as printed:
-        pipe = _Pipe(commands, timed=timed)
+    console.pipe(shown or text(commands))
+    with contextlib.ExitStack() as stack:
+        printed = output or stack.enter_context(tempfile.TemporaryFile())
+        names = [command.program for command in commands if command.is_ours]
+        pipe = _Pipe(commands, timed=timed, overview=stack.enter_context(overview.of(names if timed else [])))
         try:
             pipe.start(stdin, printed)
             pipe.watch()
@@ -198,9 +227,11 @@ def run(
 class _Pipe:
     """The running programs of one pipe, and the ends of the pipes between them that we hold."""
 
-    def __init__(self, commands: Sequence[Command], *, timed: bool) -> None:
+    def __init__(self, commands: Sequence[Command], *, timed: bool, overview: Overview | None) -> None:
         self.commands = commands
         self.timed = timed
+        self.overview = overview
+        self.said: list[int] = []  # the reading ends of their stderr, if there is an overview
         self.processes: list[subprocess.Popen[bytes]] = []
         self.held: list[int] = []
         self.stopped: set[int] = set()
@@ -225,11 +256,18 @@ class _Pipe:
                 os.close(reader)
 
     def _start_one(self, command: Command, stdin: int | None, stdout: IO[bytes] | int) -> None:
+        stderr = None
+        if self.overview:
+            reader, stderr = self.overview.join(command.program)
+            self.said.append(reader)
+            command = command.telling()
         try:
-            self.processes.append(subprocess.Popen(command.argv, stdin=stdin, stdout=stdout))
+            self.processes.append(subprocess.Popen(command.argv, stdin=stdin, stdout=stdout, stderr=stderr))
         except OSError as error:
             raise errors.os_error(error, f"cannot run '{command.program}'") from error
         finally:
+            if stderr is not None:
+                os.close(stderr)
             if stdin is not None and stdin >= 0:
                 os.close(stdin)  # the program has it now, and must be its only reader
 
@@ -240,7 +278,7 @@ class _Pipe:
         one that does not end gets the end of its input, now that it will not take it for an input.
         """
         running = set(range(len(self.processes)))
-        with _exits(self.processes) as wait:
+        with _exits(self.processes, self.overview, self.said) as wait:
             while running:
                 ended = wait(_NUDGE if self.stopped else None)
                 if not ended:
@@ -257,10 +295,18 @@ class _Pipe:
         if index < len(self.held):
             os.close(self.held[index])
             self.held[index] = -1
+        if self.timed and self.commands[index].is_ours:
+            self._tell_time(self.commands[index].program)
+
+    def _tell_time(self, program: str) -> None:
+        """Say how long a program took since the one before it had ended."""
         now = time.monotonic()
-        if self.timed and self.commands[index].program != "tee":
-            console.note(f"{self.commands[index].program:<10} {now - self.began:7.2f} s")
-        self.began = now
+        seconds, self.began = now - self.began, now
+        with self.overview.aside() if self.overview else contextlib.nullcontext():
+            console.note(f"{program:<10} {seconds:7.2f} s")
+        console.ended(program, seconds)
+        if self.overview:
+            self.overview.succeeded()
 
     def stop(self, number: int) -> None:
         """Send a signal to every program that still runs."""
@@ -306,19 +352,32 @@ class _Pipe:
 
 
 @contextlib.contextmanager
-def _exits(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[Callable[[float | None], list[int]]]:
-    """Give a function that waits until processes have ended, or for some seconds, and returns their indexes."""
+def _exits(
+    processes: Sequence[subprocess.Popen[bytes]], overview: Overview | None, said: Sequence[int]
+) -> Iterator[Callable[[float | None], list[int]]]:
+    """Give a function that waits until processes have ended, or for some seconds, and returns their indexes.
+
+    Meanwhile the overview is fed with what they say.
+    """
     with contextlib.ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
         for index, process in enumerate(processes):
             descriptor = os.pidfd_open(process.pid)
             stack.callback(os.close, descriptor)
             selector.register(descriptor, selectors.EVENT_READ, index)
+        for reader in said:
+            selector.register(reader, selectors.EVENT_READ)
 
         def wait(seconds: float | None) -> list[int]:
-            ready = [key for key, _ in selector.select(seconds)]
-            for key in ready:
-                selector.unregister(key.fd)
-            return [int(key.data) for key in ready]
+            deadline = None if seconds is None else time.monotonic() + seconds
+            while True:
+                left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+                ready = [key for key, _ in selector.select(left)]
+                for key in ready:
+                    if key.data is not None or not (overview and overview.read(key.fd)):
+                        selector.unregister(key.fd)
+                ended = [int(key.data) for key in ready if key.data is not None]
+                if ended or (deadline is not None and time.monotonic() >= deadline):
+                    return ended
 
         yield wait

@@ -120,16 +120,6 @@ def test_sections_and_keys_of_others_pass_through_every_stage(layout: Path, tmp_
     assert after["layers"] == text["layers"]
 
 
-def test_very_verbose_shows_a_pipe_that_can_be_pasted(layout: Path, tmp_path: Path) -> None:
-    done = run("banger", "build", "-vv", "--to=mkext4", "-C", tmp_path, f"oci:{layout}")
-    assert done.returncode == 0, done.stderr.decode()
-    line = next(line for line in done.stderr.decode().splitlines() if line.startswith("banger build: run: "))
-    pasted = line.removeprefix("banger build: run: ").replace("-v -v", "-f")
-    env = environment({"PATH": f"{BIN}:{support.search_path()}"})
-    again = subprocess.run(["sh", "-c", pasted], capture_output=True, env=env)
-    assert json.loads(again.stdout)["tree"] == json.loads(done.stdout)["tree"]
-
-
 def test_failing_stage_alone_speaks_and_its_status_is_ours(tmp_path: Path) -> None:
     (tmp_path / "noise").write_bytes(b"no tar at all" * 100)
     done = run("banger", "build", "-C", tmp_path, f"rootfs:{tmp_path}/noise")

@@ -24,7 +24,7 @@ Options:
   @talk
 
 Description:
-  All stages are started at once and joined by pipes, just as a shell would do; -vv shows the pipe. The
+  All stages are started at once and joined by pipes, just as a shell would do; -v shows the pipe. The
   manifest of the last stage goes to stdout. The artifacts stay in DIR.
 
   A bundle is a finished image: for it the stages flatten, mkext4, chown and inject are left out.

@@ -28,6 +28,10 @@ Description:
   that is removed at the end, and says how long each of them took. The name of the image goes to stdout. A bundle needs
   bg-fetch, bg-seed and bg-publish only.
 
+  With -v the pipe is shown, ready to be pasted into a shell. DIR of --keep-work gets what each stage printed, as
+  1-fetch.json and so on, and what it made: tree.jsonl, rootfs.ext4 as bg-mkext4 made it, rootfs-chown.ext4,
+  rootfs-inject.ext4, work-seed.ext4. `banger build --from=STAGE` goes on from any of them.
+
   A tag or suite is asked for afresh, and only what changed is fetched; --pull=missing takes what it was before. The
   kernel that a catalog names for an image goes with it, unless --kernel-ref names another.
 
@@ -54,6 +58,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -148,12 +153,21 @@ def pull(options: Options) -> dict[str, Any]:
     """Run the whole pipe and return the manifest of the published image."""
     with work_folder(options.keep_work) as folder:
         settings = pipeline.Settings.from_arguments(options.passed_on, folder, options.stages)
+        settings = settings._replace(keeps_each=options.keep_work is not None)
         commands = pipeline.stages(options.stages, options.source, settings)
         if options.keep_work:
             commands = pipeline.with_manifests(commands, folder)
-        published = json.loads(pipeline.run(commands))
+        published = json.loads(
+            pipeline.run(commands, shown=None if options.keep_work else _pasteable(commands, folder))
+        )
     assert isinstance(published, dict)
     return published
+
+
+def _pasteable(commands: Sequence[pipeline.Command], folder: Path) -> str:
+    """Return the pipe as it can be run again: with a work folder that is there then."""
+    ours = shlex.quote(f"--directory={folder}")
+    return "work=$(mktemp -d) && " + pipeline.text(commands).replace(ours, '--directory="$work"')
 
 
 def work(arguments: cli.Arguments) -> None:
