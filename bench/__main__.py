@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from bench import boot, chain, ext4, flatten, growth, machine, plot, publish, pull, report, seed, start, timing
 from bench.scale import SCALES, WORK, Scale
@@ -58,7 +58,7 @@ CATALOGUE: Mapping[str, Comparison] = {
     "boot": Comparison("bg-boot of one static program, beside QEMU by hand", boot.boot),
     "boot-debian": Comparison("the same of Debian with systemd", boot.boot_debian),
 }
-SLOW = ("boot-debian",)  # not in a quick run, unless named
+SLOW = ("pull-zstd", "chain-zstd", "boot-debian")  # not in a quick run, unless named
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -95,7 +95,7 @@ def scaled(options: argparse.Namespace) -> Scale:
     if options.rounds is not None:
         scale = scale._replace(rounds=options.rounds)
     if options.packages is not None:
-        scale = scale._replace(packages=options.packages)
+        scale = scale._replace(query=f"include={options.packages}")
     return scale
 
 
@@ -123,13 +123,19 @@ def save(options: argparse.Namespace, head: report.Head, tables: Sequence[Table]
         options.plot.write_text(plot.svg(tables))
 
 
+def terminate(*_: object) -> NoReturn:
+    """End at a signal, once, after what is mounted or serves was undone."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(143)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the comparisons; return 1 if one of them failed."""
     options = arguments(argv)
     if options.list:
         print("\n".join(f"{name:16} {one.title}" for name, one in CATALOGUE.items()))
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # mounts and servers are to be undone
+    signal.signal(signal.SIGTERM, terminate)
     timing.prepare()
     scale, tables = scaled(options), []
     scale.work.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from bench import ext4, inputs, timing
-from bench.scale import Scale
+from bench.scale import SMALL, Scale
 from bench.timing import Run, Table, Way
 
 STAGES = ("bg-fetch", "bg-flatten", "bg-mkext4", "bg-chown")
@@ -113,7 +113,7 @@ def one_by_one(scale: Scale, layout: Path) -> dict[str, Run]:
 
 def at_once(scale: Scale) -> Table:
     """Compare what a build takes of the time of many that run at once, each with a cache of its own."""
-    tar = inputs.debian_tar(scale, scale.packages and "")  # the base system: sixteen of the large image fill a disk
+    tar = inputs.debian_tar(scale, scale.query and SMALL)  # sixteen of the large image would fill the disk
     layout = inputs.oci_layout(scale, tar)
     ways = {f"{count} at once, for each": Way(partial(builds, scale, layout, count)) for count in scale.builds}
     title = f"builds of {tar.stat().st_size >> 20} MiB in one layer of gzip, at the same time"

@@ -45,14 +45,14 @@ def environment(home: Path) -> Mapping[str, str]:
 
 def image_tar(scale: Scale) -> Path:
     """Return the plain tar of the root filesystem that most comparisons read."""
-    return debian_tar(scale, scale.packages)
+    return debian_tar(scale, scale.query)
 
 
-def debian_tar(scale: Scale, packages: str | None) -> Path:
-    """Return the plain tar of a Debian root filesystem with these packages more, or of what is made here if None."""
-    if packages is None:
+def debian_tar(scale: Scale, query: str | None) -> Path:
+    """Return the plain tar of a Debian root filesystem of these packages, or of what is made here if None."""
+    if query is None:
         return made_tar(scale)
-    reference = f"apt:bookworm?include={packages}" if packages else "apt:bookworm"
+    reference = f"apt:bookworm?{query}"
     done = subprocess.run(
         [program("bg-fetch"), reference],
         env=environment(scale.work / "input-home"),

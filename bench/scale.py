@@ -8,20 +8,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 WORK = Path(__file__).resolve().parent / ".work"
-LARGE = "build-essential,git,vim,python3-dev,cmake,golang-src,linux-headers-amd64"  # 850 MB, 50,000 entries or so
+LARGE = "include=build-essential,git,vim,python3-dev,cmake,golang-src,linux-headers-amd64"  # 850 MB, 50,000 entries
+SMALL = "variant=essential&packages=base-files"  # what dpkg itself needs
 
 
 class Scale(NamedTuple):
     """The sizes of what is measured, how often, and where it is made.
 
-    packages: added to Debian's base system for the image that most comparisons read; None is an image made here, of
-    nothing but numbered files. flat, entries, mebibytes: what the comparisons of growth go through. peer_entries: the
-    most entries that others than ours are given there. home: files in the home folder of a seed. builds: how many run
-    at once. starts: how often a program is started for one run. cold: whether caches are dropped where that counts.
+    query: what follows apt:bookworm? in the reference of the image that most comparisons read; None is an image made
+    here, of nothing but numbered files. flat, entries, mebibytes: what the comparisons of growth go through.
+    peer_entries: the most entries that others than ours are given there. home: files in the home folder of a seed.
+    builds: how many run at once. starts: how often a program is started for one run. cold: whether caches are dropped
+    where that counts.
     """
 
     rounds: int
-    packages: str | None
+    query: str | None
     flat: tuple[int, ...]
     entries: tuple[int, ...]
     peer_entries: int
@@ -47,7 +49,7 @@ class Scale(NamedTuple):
 SCALES: Mapping[str, Scale] = {
     "full": Scale(
         rounds=5,
-        packages=LARGE,
+        query=LARGE,
         flat=(2_500, 5_000, 10_000, 20_000, 40_000),
         entries=(1_000, 10_000, 50_000, 200_000, 1_000_000),
         peer_entries=200_000,
@@ -57,8 +59,8 @@ SCALES: Mapping[str, Scale] = {
         starts=20,
     ),
     "quick": Scale(
-        rounds=3,
-        packages="",
+        rounds=2,
+        query=SMALL,
         flat=(500, 1_000, 2_000),
         entries=(1_000, 4_000, 16_000),
         peer_entries=4_000,
@@ -69,7 +71,7 @@ SCALES: Mapping[str, Scale] = {
     ),
     "tiny": Scale(
         rounds=1,
-        packages=None,
+        query=None,
         flat=(20, 40),
         entries=(20, 40),
         peer_entries=20,
