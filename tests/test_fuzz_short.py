@@ -55,9 +55,8 @@ def test_reader_that_does_wrong_is_found_out(kind: str, tmp_path: Path) -> None:
 
 def test_what_was_found_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "CORPUS", tmp_path)
-    program.keep("x", b"\0found")
-    target = Target(lambda _: [b"sound"], lambda data, work: None)
-    given = program.inputs("x", target, [b"sound"], random.Random(1))
+    program.keep("tree", b"\0found")
+    given = program.inputs("tree", [b"sound"], "1 tree 0")
     assert [next(given), next(given)] == [b"\0found", b"sound"]
 
 

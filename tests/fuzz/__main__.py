@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import itertools
 import os
 import random
 import shutil
@@ -20,7 +21,7 @@ import tempfile
 import time
 import traceback
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from banger_tools import errors
@@ -29,6 +30,7 @@ from tests.fuzz.targets import TARGETS, Target
 
 CORPUS = Path(__file__).resolve().parent.parent / "corpus"
 FOUND = 1
+BATCH = 200
 
 
 def kept(name: str) -> Iterator[bytes]:
@@ -45,12 +47,14 @@ def keep(name: str, data: bytes) -> Path:
     return path
 
 
-def inputs(name: str, target: Target, seeds: list[bytes], chance: random.Random) -> Iterator[bytes]:
-    """Yield inputs without end: the corpus, the sound ones, then wrong ones."""
-    yield from kept(name)
-    yield from seeds
+def inputs(name: str, seeds: list[bytes], seed: str) -> Iterator[bytes]:
+    """Yield inputs without end: in the first batch the corpus and the sound ones, then wrong ones."""
+    if seed.endswith(" 0"):
+        yield from kept(name)
+        yield from seeds
+    chance = random.Random(seed)
     while True:
-        yield target.mutate(chance, seeds)
+        yield TARGETS[name].mutate(chance, seeds)
 
 
 def trouble(target: Target, data: bytes, work: Path) -> str | None:
@@ -70,49 +74,66 @@ def trouble(target: Target, data: bytes, work: Path) -> str | None:
     return None
 
 
-def fuzz(name: str, seconds: float, seed: int, folder: Path) -> int:
-    """Run a target in this process, which is of no more use afterwards; return the exit status."""
-    target = TARGETS[name]
-    (folder / "seeds").mkdir()
-    seeds = target.seeds(folder / "seeds")
+def batch(name: str, seeds: list[bytes], seed: str, end: float, folder: Path) -> int:
+    """Give a reader some inputs in this process, which is of no more use afterwards; return the exit status."""
     guard.confine(folder)
     guard.bound_memory()
     guard.watch()
-    end, count = time.monotonic() + seconds, 0
-    least = len(list(kept(name))) + len(seeds)
-    for data in inputs(name, target, seeds, random.Random(f"{seed} {name}")):
+    count = 0
+    least = len(list(kept(name))) + len(seeds) if seed.endswith(" 0") else 0
+    for data in itertools.islice(inputs(name, seeds, seed), least + BATCH):
         if time.monotonic() > end and count >= least:
             break
-        found = trouble(target, data, folder / "work")
+        found = trouble(TARGETS[name], data, folder / "work")
         count += 1
         if found is not None:
-            sys.stdout.write(f"{name}: input {count} of seed {seed} found:\n{found}")
-            sys.stdout.flush()
+            say(f"{name}: an input of '{seed}' found:\n{found}")
             (folder / "found").write_bytes(data)
             return FOUND
-    sys.stdout.write(f"{name}: {count} inputs, nothing found\n")
-    sys.stdout.flush()
+    (folder / "count").write_text(str(count))
     return 0
 
 
+def apart(act: Callable[[], int]) -> int:
+    """Do something in a process of its own, and return its wait status."""
+    child = os.fork()
+    if child == 0:
+        status = 70
+        try:
+            status = act()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return os.waitpid(child, 0)[1]
+
+
 def run(name: str, seconds: float, seed: int) -> bool:
-    """Run a target in a process of its own, and tell whether nothing was found."""
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-        child = os.fork()
-        if child == 0:
-            status = 70
-            try:
-                status = fuzz(name, seconds, seed, Path(folder))
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(status)
-        status = os.waitpid(child, 0)[1]
-        if Path(folder, "found").exists():
-            sys.stdout.write(f"{name}: kept as {keep(name, Path(folder, 'found').read_bytes())}\n")
-        elif status:
-            sys.stdout.write(f"{name}: ended with the wait status {status}\n")
+    """Fuzz a target, and tell whether nothing was found.
+
+    A process takes some hundred inputs only: a library may leak what one of them cost.
+    """
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as made:
+        folder, total = Path(made), 0
+        (folder / "seeds").mkdir()
+        seeds = TARGETS[name].seeds(folder / "seeds")
+        end = time.monotonic() + seconds
+        for number in itertools.count():
+            status = apart(lambda: batch(name, seeds, f"{seed} {name} {number}", end, folder))  # noqa: B023
+            if status:
+                break
+            total += int((folder / "count").read_text())
+            if time.monotonic() > end:
+                break
+        if (folder / "found").exists():
+            say(f"{name}: kept as {keep(name, (folder / 'found').read_bytes())}")
+        say(f"{name}: ended with the wait status {status}" if status else f"{name}: {total} inputs, nothing found")
     return status == 0
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def main() -> int:
@@ -121,8 +142,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("targets", nargs="*", metavar="TARGET", choices=[[], *TARGETS], default=[])
     options = parser.parse_args()
-    sys.stdout.write(f"seed {options.seed}\n")
-    sys.stdout.flush()
+    say(f"seed {options.seed}")
     results = [run(name, options.seconds, options.seed) for name in options.targets or TARGETS]
     return 0 if all(results) else FOUND
 
