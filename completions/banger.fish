@@ -333,7 +333,7 @@ complete -c banger -n '__banger_called image prune' -s h -l help -d 'Show this h
 complete -c banger -n '__banger_called image prune' -l version -d 'Show the version'
 complete -c banger -n '__banger_called image prune' -f
 complete -c banger -n '__banger_called kernel pull' -l name -x -d 'Name in the store (else the catalog'"'"'s; or that of the package or the bundle, as in cloud-amd64)'
-complete -c banger -n '__banger_called kernel pull' -l force -d 'Fetch it anew, and take the place of a kernel of that name'
+complete -c banger -n '__banger_called kernel pull' -s f -l force -d 'Fetch it anew, and take the place of a kernel of that name'
 complete -c banger -n '__banger_called kernel pull' -l offline -d 'Use only what was fetched before'
 complete -c banger -n '__banger_called kernel pull' -l json -d 'Print the kernel as JSON instead of its name'
 complete -c banger -n '__banger_called kernel pull' -s q -l quiet -d 'Say nothing but errors'
@@ -364,7 +364,7 @@ complete -c banger -n '__banger_called kernel import' -l from -x -a '(__fish_com
 complete -c banger -n '__banger_called kernel import' -l kernel -r -F -d 'A kernel file, in place of --from'
 complete -c banger -n '__banger_called kernel import' -l initrd -r -F -d 'The initrd that goes with --kernel; else one is made of the modules'
 complete -c banger -n '__banger_called kernel import' -l modules -x -a '(__fish_complete_directories)' -d 'The modules that go with --kernel: lib/modules/VERSION, or a folder that holds it'
-complete -c banger -n '__banger_called kernel import' -l force -d 'Take the place of a kernel of that name'
+complete -c banger -n '__banger_called kernel import' -s f -l force -d 'Take the place of a kernel of that name'
 complete -c banger -n '__banger_called kernel import' -l json -d 'Print the kernel as JSON instead of its name'
 complete -c banger -n '__banger_called kernel import' -s q -l quiet -d 'Say nothing but errors'
 complete -c banger -n '__banger_called kernel import' -s v -l verbose -d 'Say what is done and how long it takes; -vv shows the programs run, too'

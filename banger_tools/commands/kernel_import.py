@@ -9,7 +9,7 @@ Options:
   --kernel=FILE  A kernel file, in place of --from.
   --initrd=FILE  The initrd that goes with --kernel; else one is made of the modules.
   --modules=DIR  The modules that go with --kernel: lib/modules/VERSION, or a folder that holds it.
-  --force        Take the place of a kernel of that name.
+  -f, --force    Take the place of a kernel of that name.
   --json         Print the kernel as JSON instead of its name.
   @talk
 

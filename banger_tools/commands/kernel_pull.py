@@ -8,7 +8,7 @@ Arguments:
 
 Options:
   --name=NAME  Name in the store (else the catalog's; or that of the package or the bundle, as in cloud-amd64).
-  --force      Fetch it anew, and take the place of a kernel of that name.
+  -f, --force  Fetch it anew, and take the place of a kernel of that name.
   --offline    Use only what was fetched before.
   --json       Print the kernel as JSON instead of its name.
   @talk
