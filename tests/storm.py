@@ -28,6 +28,8 @@ MACHINES = tuple(f"vm{number}" for number in range(8))
 VERSIONS = 4
 SIZES = {"rootfs": 8 << 20, "seed": 4 << 20}
 CREATE = ("banger", "vm", "create", "--no-start", "--vmm=qemu", "--net=none", "--work-disk=4M", "--pull=never")
+PULL = ("banger", "image", "pull", "--kernel-ref=mine", "--size=8M")
+PULLED = "pulled"  # the version of images that were pulled
 PATIENCE = 300.0  # seconds that any program may take on a machine that does much else
 KILLED_SHARE, AIMED_SHARE = 0.4, 0.5
 
@@ -49,6 +51,11 @@ def _publish(chance: random.Random, folder: Path, *more: str) -> list[str]:
     return ["bg-publish", "--kernel-ref=mine", f"--name={_image(chance)}", *more, str(version)]
 
 
+def _pull(chance: random.Random, folder: Path) -> list[str]:
+    words = [f"--name={_image(chance)}", *chance.choice(([], ["--replace"]))]
+    return [*PULL, *words, f"rootfs:{folder / 'pulled.tar'}"]
+
+
 def _create(chance: random.Random, _: Path) -> list[str]:
     return [*CREATE, f"--name={chance.choice(MACHINES)}", f"--image={_image(chance)}"]
 
@@ -60,6 +67,7 @@ def _delete(chance: random.Random, _: Path) -> list[str]:
 KINDS = {
     "publish": Kind(6, (0, 73), _publish),
     "replace": Kind(6, (0, 73, 75), lambda chance, folder: _publish(chance, folder, "--replace")),
+    "pull": Kind(3, (0, 73, 75), _pull),
     "delete": Kind(4, (0, 66, 73, 75), _delete),
     "rename": Kind(4, (0, 66, 73, 75), lambda chance, _: ["banger", "image", "rename", *chance.sample(IMAGES, 2)]),
     "list": Kind(3, (0,), lambda *_: ["banger", "image", "list", "--json"]),
@@ -109,15 +117,16 @@ class Storm:
         self.seed = seed
         self.runs: list[Run] = []
         self.groups: set[int] = set()
-        self.digests = [self._make(version) for version in range(VERSIONS)]
+        self.digests: dict[int | str, list[str | None]] = {version: self._make(version) for version in range(VERSIONS)}
         kernel = folder / "bzImage"
         kernel.write_bytes(stored.bzimage())
         self._ok("banger", "kernel", "import", "--name=mine", f"--kernel={kernel}")
         # The first machine finds out what this host can run; the others believe that.
         self._ok("bg-publish", "--kernel-ref=mine", "--name=ant", str(folder / "version0.json"))
+        self.digests[PULLED] = self._pull()
         self._ok(*CREATE, "--name=vm0", "--image=ant")
 
-    def _make(self, version: int) -> tuple[str, str]:
+    def _make(self, version: int) -> list[str | None]:
         """Make the disks and the manifest of a version; return the digests of its disks."""
         paths = []
         for name, size in SIZES.items():
@@ -132,7 +141,14 @@ class Storm:
         image = {"architecture": "amd64", "config": {}}
         text = machines.manifest(paths[0], f"version{version}", work_seed=seed, image=image, version=version)
         (self.folder / f"version{version}.json").write_text(text)
-        return _digest(paths[0]), _digest(paths[1])
+        return [_digest(path) for path in paths]
+
+    def _pull(self) -> list[str | None]:
+        """Pull an image, which has no work seed; return the digests of its disks, which all others have, too."""
+        root = machines.busybox_root(self.folder / "root")
+        support.run_ok("tar", "-C", root, "--owner=0", "--group=0", "-cf", self.folder / "pulled.tar", ".")
+        self._ok(*PULL, "--name=bee", f"rootfs:{self.folder / 'pulled.tar'}")
+        return [_digest(self.state / "images" / "bee" / "rootfs.ext4"), None]
 
     def _ok(self, program: str, *words: str) -> str:
         return support.run_ok(program, *words, env={"BANGER_HOME": str(self.home)}).decode()
@@ -261,14 +277,17 @@ class Storm:
 
     def _judge(self, folder: Path, rootfs: str, seed: str) -> Iterator[str]:
         try:
-            version = json.loads((folder / "image.json").read_text())["version"]
-            digests = _digest(folder / rootfs), _digest(folder / seed)
+            version = json.loads((folder / "image.json").read_text()).get("version", PULLED)
+            wanted = self.digests[version]
+            digests = [
+                _digest(folder / disk) if known else None for disk, known in zip((rootfs, seed), wanted, strict=True)
+            ]
         except (OSError, ValueError, KeyError) as error:
             yield f"'{folder}': {error!r}"
             return
-        if digests != self.digests[version]:
+        if digests != wanted:
             yield f"'{folder}' is put together of several: the record says {version}"
-        for disk in (rootfs, seed):
+        for disk in (rootfs, seed)[: 2 - wanted.count(None)]:
             checked = subprocess.run(["/sbin/e2fsck", "-fn", folder / disk], capture_output=True)
             if checked.returncode != 0:
                 yield f"e2fsck of '{folder / disk}': {checked.stdout.decode()}"
