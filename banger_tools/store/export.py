@@ -95,6 +95,7 @@ def bundle(
         if in_folder:
             target = place / "-".join([*_words(image), f"{packed.sha256[:_HASH_LETTERS]}.tar.zst"])
         if not (in_folder and _has_digest(target, packed.sha256)):
+            files.refuse_existing(target, force=force)
             files.place(temporary, target, force=force)
     except OSError as error:
         raise errors.os_error(error, f"cannot write '{target}'") from error
