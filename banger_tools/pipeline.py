@@ -41,6 +41,7 @@ PASSED_ON: Mapping[str, tuple[str, ...]] = {  # options of the driver, and the s
     "--modules": ("publish",),
     "--replace": ("publish",),
     "--move": ("publish",),
+    "--optional": ("seed",),
 }
 GRACE = 15.0  # seconds that a stopped program gets for its clean-up
 _NUDGE = 1.0  # seconds after which a stopped program gets the end of its input, too

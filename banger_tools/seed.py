@@ -11,6 +11,7 @@ Options:
   --flatten-nested         Lift up what a folder of the home's own name in it holds, as in /root/root.
   -s SIZE, --size=SIZE     Size of the seed; by default what it needs and a quarter more, 64M at least.
   --require                Fail if the image has no such folder, or an empty one.
+  --optional               Go on with a warning, too, if the seed cannot be made of what the folder holds.
   @stage
   @talk
 
@@ -23,8 +24,9 @@ Description:
   read.
 
   Without the folder, or with an empty one, there is a warning, and the manifest's work_seed is null with the reason:
-  an image can be published without a seed, and /root of its VMs begins empty. With any error, too, the manifest of
-  the stage before can be published as it is.
+  an image can be published without a seed, and /root of its VMs begins empty. A folder that is damaged, or that no
+  seed can hold, is an error, after which the manifest of the stage before can be published as it is; with --optional,
+  as `banger image pull` has it, that is a warning as well.
 
   Other tools have put the home itself, not what it holds, into a work disk: its VMs then have /root/root. With
   --flatten-nested a folder in the home that has the name of the home is taken for that. What it holds is lifted up,
@@ -78,6 +80,7 @@ class Options(NamedTuple):
     home: str
     size: int | None
     require: bool
+    optional: bool
     flatten_nested: bool
 
     @classmethod
@@ -86,12 +89,15 @@ class Options(NamedTuple):
         home, size = arguments["--home"], arguments["--size"]
         if not home.startswith("/"):
             raise errors.BadUsage(f"--home: '{home}' is not an absolute path in the image")
+        if arguments["--require"] and arguments["--optional"]:
+            raise errors.BadUsage("--require and --optional exclude each other")
         return cls(
             arguments["INPUT"],
             stage.Outputs.from_arguments(arguments),
             home,
             sizes.parse(size, "--size") if size else None,
             bool(arguments["--require"]),
+            bool(arguments["--optional"]),
             bool(arguments["--flatten-nested"]),
         )
 
@@ -169,8 +175,10 @@ def work(arguments: dict[str, Any]) -> None:
     try:
         with console.step("made the work seed"):
             built, count = make(source, artifact, options)
-    except NoHome as missing:
-        _without_seed(manifest, str(missing), required=options.require)
+    except (NoHome, errors.BadInput, errors.IOFailure) as error:
+        if not isinstance(error, NoHome) and not options.optional:
+            raise
+        _without_seed(manifest, str(error), required=options.require)
         stage.print_result(manifest, "", path_only=options.outputs.path_only)
         return
     from banger_tools.manifest import WorkSeed

@@ -86,7 +86,7 @@ _banger_about() {
       esac
       ;;
     bg-seed)
-      options='--home= --flatten-nested --size= --require --directory= --output= --force --path --quiet --verbose --progress= --help --version'
+      options='--home= --flatten-nested --size= --require --optional --directory= --output= --force --path --quiet --verbose --progress= --help --version'
       arguments=('file') endless=0
       case $2 in
         --home) value='file' ;;

@@ -46,7 +46,7 @@ def configure(home: Path, site: Site) -> Path:
 
 def pipe_of(done: subprocess.CompletedProcess[bytes]) -> str:
     """Return the pipe that a driver with -vv says it runs."""
-    lines = [line for line in done.stderr.decode().splitlines() if ": run: bg-fetch" in line]
+    lines = [line for line in done.stderr.decode().splitlines() if ": run: " in line and "bg-fetch" in line]
     return lines[0].partition(": run: ")[2]
 
 

@@ -135,6 +135,7 @@ def test_pipe_of_a_build_pasted_gives_the_same_bytes(sources: Path, tmp_path: Pa
 def test_pipe_of_a_pull_pasted_gives_the_same_image(sources: Path, tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     (line,) = pipes(pull(sources, one), "banger image pull")
+    assert " bg-seed " in line and "--optional" in line  # a seed that cannot be made is a warning
     paste(line, BANGER_HOME=str(other), TMPDIR=str(tmp_path))
     found = [home / "state" / "images" / "busy" for home in (one, other)]
     names = [sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) for folder in found]

@@ -241,6 +241,11 @@ def test_damaged_home_is_refused_and_the_image_stays_publishable(
 ) -> None:
     debugfs(image, *damage, write=True)
     assert words in refused(image, tmp_path, "--home=/home/me")
+    done = support.run("bg-seed", "-C", tmp_path, "--optional", "--home=/home/me", image)
+    assert done.returncode == 0, done.stderr.decode()
+    assert words in support.manifest_of(done.stdout)["work_seed_reason"]
+    assert b"warning: no work seed: " in done.stderr
+    assert not (tmp_path / "work-seed.ext4").exists()
 
 
 def test_size_that_is_too_small_is_refused_with_the_least(image: Path, tmp_path: Path) -> None:

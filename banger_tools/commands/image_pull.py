@@ -35,6 +35,8 @@ Description:
   A tag or suite is asked for afresh, and only what changed is fetched; --pull=missing takes what it was before. The
   kernel that a catalog names for an image goes with it, unless --kernel-ref names another.
 
+  Without a work seed, or with one that cannot be made, the image can be booted all the same: that is a warning.
+
   Pulls of different names do not wait for each other. Of two pulls of one name the first to end wins.
 
 Examples:
@@ -97,7 +99,7 @@ class Options(NamedTuple):
         if name:
             _refuse_taken(name, replace=bool(arguments["--replace"]))
         # The artifacts are of no further use, unless they are to be kept.
-        passed_on = {**asked, **_kernel(arguments, found), "--move": keep is None}
+        passed_on = {**asked, **_kernel(arguments, found), "--move": keep is None, "--optional": True}
         stages = pipeline.stages_for(STAGES, found)
         return cls(arguments["REF"], stages, passed_on, keep, bool(arguments["--json"]))
 
