@@ -15,7 +15,7 @@ from banger_tools.oci import limits
 from banger_tools.oci.compression import Corrupt
 
 ROOTFS, MANIFEST = "rootfs.ext4", "manifest.json"
-HINT = "a bundle is made so: tar -C DIR -c rootfs.ext4 manifest.json | zstd >NAME.tar.zst"
+HINT = "a bundle is made so: bg-publish --bundle=NAME.tar.zst MANIFEST; banger-catalog(5) says what is in it"
 
 PIECE = 256 << 10
 _EXTENSION_LIMIT = 64 << 10

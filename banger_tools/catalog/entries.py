@@ -10,11 +10,14 @@
   {"name": "cloud-amd64", "distro": "debian", "arch": "amd64", "source": "apt:linux-image-cloud-amd64"}]}
 
 Entries of one name stand in the order of preference. Keys that are not known are allowed. A catalog in a
-file may name files, relative to it; one behind a URL only what comes over a network, or packages.
+file may name files, relative to it, a bundle as "source": "bundle:FILE"; one behind a URL only what comes over a
+network, or packages.
 
 A bundle is a tar.zst that holds `rootfs.ext4` and `manifest.json`, regular files, and nothing else. The image went
-through bg-mkext4(1), bg-chown(1) and bg-inject(1), and the manifest is what the last of them printed:
+through bg-mkext4(1), bg-chown(1) and bg-inject(1), and the manifest is what the last of them printed. bg-publish(1)
+makes one and prints its entry, banger-image-export(1) makes one of an image of the store; GNU tar and zstd can, too:
 
+$ bg-publish --bundle=. --url=https://example.org/images injected.json | jq .bundle.entry
 $ tar -C DIR -c rootfs.ext4 manifest.json | zstd >NAME.tar.zst
 
 A kernel's bundle holds `vmlinux` (any file that `banger kernel import` takes), and perhaps `initrd.img`, `modules/`
