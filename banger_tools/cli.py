@@ -61,11 +61,12 @@ def _worked(
     else:
         _configure(manual.name, arguments)
         status = work(arguments) or 0
-    _flush_stdout()
+    flush_stdout()
     return status
 
 
-def _flush_stdout() -> None:
+def flush_stdout() -> None:
+    """Make sure that what was printed is out; raises BrokenPipeError, or IOFailure if a disk is full."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:

@@ -32,11 +32,14 @@ def remove_temporaries() -> None:
 
 def discard(path: Path) -> None:
     """Remove a file or a folder that we made, if it is still there."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+    try:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
+    except OSError:
+        if os.path.lexists(path):  # a read-only disk refuses also what is not there
+            raise
     _temporaries.pop(path, None)
 
 
@@ -279,9 +282,7 @@ def read_small(path: Path, limit: int, what: str) -> bytes:
 
 
 @contextlib.contextmanager
-def locked(
-    path: Path, *, wait: float | None = None, what: str | None = None, passing: bool = False
-) -> Iterator[None]:
+def locked(path: Path, *, wait: float | None = None, what: str | None = None, passing: bool = False) -> Iterator[None]:
     """Hold an exclusive lock on a file (made if missing); `wait` seconds at most, for ever if None.
 
     The lock goes with the process, however it ends, and if it is a `passing` one its file, too, unless the process is

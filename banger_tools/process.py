@@ -94,7 +94,7 @@ def explain(program: str, result: Result) -> errors.BangerError:
         return errors.IOFailure(f"'{program}' was killed by {name}")
     lines = [line.strip() for line in result.stderr.decode(errors="replace").splitlines() if line.strip()]
     said = f": {lines[-1]}" if lines else ""
-    if any("No space left on device" in line for line in lines):
+    if any("No space left on device" in line or "Disk quota exceeded" in line for line in lines):
         return errors.IOFailure(f"'{program}' failed{said}", "free some space, or choose another folder with -C")
     if any("Input/output error" in line for line in lines):
         return errors.IOFailure(f"'{program}' failed{said}", "the disk may be damaged: dmesg says more")

@@ -383,7 +383,7 @@ def _print(options: Options, image: Manifest) -> None:
     section = image.raw.get("published", {})
     place = Path(image.raw["kernel"]["kernel"]).parent if options.only_kernel else section.get("path", "")
     stage.print_result(image, place, path_only=options.path_only)
-    sys.stdout.flush()
+    cli.flush_stdout()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
