@@ -82,8 +82,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def bootable_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with one published image: a busybox without init, and a work seed; and the kernel of this host's apt."""
+def _published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     support.need("apt-get", "dpkg-deb", "busybox")
     folder = tmp_path_factory.mktemp("boot")
     content = machines.busybox_root(folder / "root-folder")
@@ -102,6 +101,17 @@ def bootable_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "home"
 
 
+@pytest.fixture(scope="module")
+def bootable_home(_published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with one published image: a busybox without init, and a work seed; and the kernel of this host's apt.
+
+    Each file of tests has its own, so that what one leaves there disturbs no other.
+    """
+    home = tmp_path_factory.mktemp("bootable") / "home"
+    subprocess.run(["cp", "-a", "--sparse=always", _published, home], check=True)
+    return home
+
+
 @pytest.fixture
 def home(bootable_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """That home, as the one that programs use."""
@@ -109,9 +119,9 @@ def home(bootable_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return bootable_home
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def visited(bootable_home: Path) -> Iterator[str]:
-    """The name of a machine of that home that tests of several files visit, and leave as it was."""
+    """The name of a machine of that home that tests visit, and leave as it was."""
     env = {"BANGER_HOME": str(bootable_home)}
     done = support.run("bg-boot", "--image=tiny", "--name=visited", "--memory=256M", "--timeout=300", env=env)
     assert done.returncode == 0, done.stderr.decode()
