@@ -43,6 +43,12 @@ def find(name: str, access: Access, wanted: manifest.Platform | None = None) -> 
     return None
 
 
+def known(access: Access) -> Iterator[str]:
+    """Yield the names of the kernels in all catalogs; raises what reading raises."""
+    for origin in origins.all_origins(access):
+        yield from (entry.name for entry in origin.read().kernels)
+
+
 def _preferred(name: str, access: Access) -> Iterator[tuple[Origin, Kernel]]:
     """Yield the entries of a name; each catalog is read when its turn comes."""
     here = platforms.host().architecture

@@ -109,6 +109,7 @@ def _fetch(ref: str, source: Source | None, name: str, missing: records.Missing,
     """Fetch a kernel that is missing, and keep it; whoever calls has its lock."""
     from banger_tools import config
     from banger_tools.catalog import kernels as catalogs
+    from banger_tools.catalog import lookup
     from banger_tools.catalog.origins import Access
     from banger_tools.kernel import fetching
     from banger_tools.oci.cache import Cache
@@ -117,14 +118,17 @@ def _fetch(ref: str, source: Source | None, name: str, missing: records.Missing,
 
     settings = Settings(offline=offline, registries=config.load().registries)
     if source is None:
-        found = catalogs.find(ref, Access(locations.cache(), settings))
+        access = Access(locations.cache(), settings)
+        found = catalogs.find(ref, access)
         if found is None:
-            missing.hint = f"kernels here: {', '.join(listed()) or 'none'}; others: banger kernel catalog"
-            raise missing
+            near = lookup.nearest(ref, [*listed(), *catalogs.known(access)])
+            hint = near or f"kernels here: {', '.join(listed()) or 'none'}; others: banger kernel catalog"
+            raise records.Missing(f"{missing.message}, here or in a catalog", hint)
         console.note(str(found))
         source = found.source
+    console.note(f"there is no kernel '{name}' yet: fetching {source}")
     cache = Cache(locations.cache())
-    with lease.held(cache.sweep):
+    with console.stage("kernel fetch"), console.step(f"kernel '{name}' fetched"), lease.held(cache.sweep):
         _keep(fetching.fetch(source, name, Wants(settings=settings), cache).kernel, name)
 
 
