@@ -332,7 +332,7 @@ def test_what_a_dead_program_left_is_told_and_what_a_living_one_makes_is_not(ban
 
 def test_default_image_is_found_here_or_said_to_be_made(banger_home: Path, disk: Path) -> None:
     default = "debian-bookworm"
-    assert f"[default: {default}]" in support.run("banger", "vm", "run", "--help").stdout.decode()
+    assert f"{default} if not given" in support.run("banger", "vm", "run", "--help").stdout.decode()
     assert only(doctor(), "default image")[1].startswith("not here yet; banger vm run makes it of ")
     publish(disk, default)
     assert only(doctor(), "default image")[:2] == ("PASS", f"'{default}' is here")
