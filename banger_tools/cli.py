@@ -103,7 +103,7 @@ def status_of(error: BaseException) -> int:
         case BrokenPipeError():
             _abandon_stdout()
             return errors.CLOSED_PIPE
-        case MemoryError() | RuntimeError() if isinstance(error, MemoryError) or "start new thread" in str(error):
+        case Exception() if _is_out_of_memory(error):
             console.error("out of memory")
             console.hint("run fewer programs at once, or allow more: ulimit -v, or the limit of the container")
             return errors.Retry.status
@@ -119,6 +119,12 @@ def status_of(error: BaseException) -> int:
     console.error(f"a bug in banger {__version__}: {type(error).__name__}: {error}")
     console.hint("please report it with the lines above and the command that you ran")
     return errors.BUG
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Tell whether an error says that there is no memory, as Python, its threads and the loader of libraries put it."""
+    words = ("start new thread", "failed to map segment")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def _configure(name: str, arguments: Arguments) -> None:

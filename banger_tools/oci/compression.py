@@ -117,6 +117,8 @@ class Members:
     def _decompress(self, stream: _Stream, data: bytes) -> bytes:
         try:
             return stream.decompress(data, PIECE)
+        except MemoryError:
+            raise
         except Exception as error:  # isal, lzma and bz2 each have error classes of their own
             raise Corrupt(f"the {self.kind} stream is damaged{self._where()}: {error}") from error
 
