@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from banger_tools import errors, files
 from bench import boot, chain, ext4, flatten, growth, machine, plot, publish, pull, report, seed, start, timing
 from bench.scale import SCALES, WORK, Scale
 from bench.timing import Table
@@ -129,24 +130,36 @@ def terminate(*_: object) -> NoReturn:
     sys.exit(143)
 
 
+def measure(options: argparse.Namespace, scale: Scale) -> list[Table]:
+    """Make the comparisons, and print each as soon as it is there."""
+    machine.warn_of_load()
+    measured = {"scale": options.scale, "rounds": str(scale.rounds)}
+    head = {"measured": measured, "versions": machine.versions(), "machine": machine.describe(scale.work)}
+    print(report.heading(head), flush=True)
+    tables: list[Table] = []
+    for name in chosen(options):
+        tables.append(made(name, scale))
+        print(report.markdown(tables[-1]), flush=True)
+        save(options, head, tables)
+    return tables
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Make the comparisons; return 1 if one of them failed."""
+    """Do what the command line asks; return 1 if a comparison failed, 75 if another run uses the work folder."""
     options = arguments(argv)
     if options.list:
         print("\n".join(f"{name:16} {one.title}" for name, one in CATALOGUE.items()))
         return 0
     signal.signal(signal.SIGTERM, terminate)
     timing.prepare()
-    scale, tables = scaled(options), []
+    scale = scaled(options)
     scale.work.mkdir(parents=True, exist_ok=True)
-    machine.warn_of_load()
-    measured = {"scale": options.scale, "rounds": str(scale.rounds)}
-    head = {"measured": measured, "versions": machine.versions(), "machine": machine.describe(scale.work)}
-    print(report.heading(head), flush=True)
-    for name in chosen(options):
-        tables.append(made(name, scale))
-        print(report.markdown(tables[-1]), flush=True)
-        save(options, head, tables)
+    try:
+        with files.locked_folder(scale.work, wait=0, what=f"'{scale.work}'"):
+            tables = measure(options, scale)
+    except errors.Retry as error:
+        print(f"bench: error: {error}", file=sys.stderr)
+        return error.status
     return 1 if any(table.failures for table in tables) else 0
 
 

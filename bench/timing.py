@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 KIB = 1024
-TAIL = 2000  # bytes of stderr that a failure is told with
+TAIL, LINES = 2000, 3  # of stderr, what a failure is told with: bytes to look at, and lines of them
 LAUNCHER = Path(__file__).with_name("launch.py")
 
 Words = list[str | Path]  # a command line
@@ -28,8 +28,8 @@ class Failed(Exception):
     """A command that was to be measured went wrong."""
 
     def __init__(self, argv: Sequence[str | Path], status: int, errors: str) -> None:
-        lines = errors.strip().splitlines() or ["it said nothing"]
-        super().__init__(f"'{shlex.join(map(str, argv))}' ended with {status}: {lines[-1].strip()}")
+        lines = [line.strip() for line in errors.strip().splitlines()] or ["it said nothing"]
+        super().__init__(f"'{shlex.join(map(str, argv))}' ended with {status}: {'; '.join(lines[-LINES:])}")
 
 
 class Run(NamedTuple):

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from banger_tools import files
 from bench import plot, report, timing
 from bench.timing import Point, Run, Table, Way
 from tests.support import ROOT, environment
@@ -109,6 +110,13 @@ def test_plot_shows_every_size_once_for_time_and_once_for_memory(results: Path) 
 
 def test_nothing_of_the_runs_is_kept(results: Path) -> None:
     assert not (results / "work/runs").exists()
+
+
+def test_two_runs_do_not_share_a_work_folder(tmp_path: Path) -> None:
+    with files.locked_folder(tmp_path, wait=0, what="it"):
+        done = bench("--tiny", f"--work={tmp_path}", "start")
+    assert done.returncode == 75 and f"'{tmp_path}' is in use" in done.stderr
+    assert not done.stdout and not list(tmp_path.iterdir())
 
 
 def test_a_straight_line_is_drawn_straight_and_a_bend_bends() -> None:
