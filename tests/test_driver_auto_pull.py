@@ -167,3 +167,11 @@ def test_always_makes_an_image_anew_that_is_here(banger_home: Path, site: Site, 
     assert "new.tar" not in said(boot("--image=empty", "--kernel-ref=guest-6.12"))
     done = boot("--image=empty", "--pull=always", "--offline")
     assert (done.returncode, "exclude each other" in said(done)) == (64, True)
+
+
+def test_name_that_no_registry_has_either_is_told_with_the_nearest_one(banger_home: Path) -> None:
+    done = run("banger", "image", "pull", "--offline", "debian-bokworm")
+    assert done.returncode == 69, said(done)
+    first, second = said(done).splitlines()[-2:]
+    assert first == "banger image pull: error: 'bg-fetch' failed with status 69"
+    assert second.startswith("banger image pull: hint: did you mean 'debian-bookworm'")

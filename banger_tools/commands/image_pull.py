@@ -166,6 +166,17 @@ def pull(options: Options) -> dict[str, Any]:
     return published
 
 
+def _nearest(source: str, arguments: cli.Arguments) -> str | None:
+    """Return a hint at the names of catalogs that are near to what was taken for a registry's; None without."""
+    from banger_tools.catalog import lookup
+    from banger_tools.oci import reference
+
+    access = pipeline.catalogs({**arguments, "--pull": None})
+    if not reference.may_be_catalog_name(source) or any(lookup.named(source, access)):
+        return None
+    return lookup.nearest(source, lookup.names(access))
+
+
 def _pasteable(commands: Sequence[pipeline.Command], folder: Path) -> str:
     """Return the pipe as it can be run again: with a work folder that is there then."""
     ours = shlex.quote(f"--directory={folder}")
@@ -175,7 +186,11 @@ def _pasteable(commands: Sequence[pipeline.Command], folder: Path) -> str:
 def work(arguments: cli.Arguments) -> None:
     """Pull the image and print its name or its manifest."""
     options = Options.from_arguments(arguments)
-    manifest = pull(options)
+    try:
+        manifest = pull(options)
+    except pipeline.Failed as error:
+        error.hint = _nearest(options.source, arguments)
+        raise
     name = str(manifest["published"]["name"])
     sys.stdout.write(json.dumps(manifest, indent=2) + "\n" if options.as_json else name + "\n")
 
