@@ -97,8 +97,11 @@ def read_chunks(connection: Connection, patience: float) -> Iterator[bytes]:
             yield piece
         if read_line(connection, 2, time.monotonic() + patience) != b"\r":
             raise errors.BadInput(_NO_HTTP)
-    while read_line(connection, LINE_LIMIT, time.monotonic() + patience) != b"\r":
-        pass
+    trailers = 0
+    while (line := read_line(connection, LINE_LIMIT, time.monotonic() + patience)) != b"\r":
+        trailers += len(line) + 1
+        if trailers > HEAD_LIMIT:
+            raise errors.BadInput(_NO_HTTP)
 
 
 def _chunk_size(connection: Connection, deadline: float) -> int:

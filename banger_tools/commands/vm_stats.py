@@ -118,8 +118,8 @@ def _inside(guest: Stats | None) -> tuple[str, str, str]:
     if guest is None:
         return ("-", "-", "-")
     memory, root = guest.memory, next((disk for disk in guest.disks if disk.path == "/"), None)
-    used = f"{sizes.show(memory.total - memory.available)} of {sizes.show(memory.total)}"
-    space = f"{sizes.show(root.size - root.free)} of {sizes.show(root.size)}" if root else "-"
+    used = f"{sizes.show(max(memory.total - memory.available, 0))} of {sizes.show(memory.total)}"
+    space = f"{sizes.show(max(root.size - root.free, 0))} of {sizes.show(root.size)}" if root else "-"
     return (f"{guest.load[0]:.2f}", used, space)
 
 

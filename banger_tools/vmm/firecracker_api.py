@@ -24,7 +24,10 @@ def ask(path: Path, method: str, target: str, body: object = None) -> Any:
     with transport.Connection(transport.connect_unix(path)) as connection:
         head = http.request(connection, method, target, sent, deadline)
         text = http.read_body(connection, head, deadline) if "content-length" in head.fields else b""
-    answer = json.loads(text) if text else None
+    try:
+        answer = json.loads(text) if text else None
+    except (ValueError, RecursionError) as error:
+        raise errors.IOFailure(f"Firecracker answers '{method} {target}' with what makes no sense") from error
     if head.status >= 300:
         said = answer.get("fault_message") if isinstance(answer, dict) else None
         raise errors.IOFailure(f"Firecracker refused '{method} {target}': {said or f'status {head.status}'}")

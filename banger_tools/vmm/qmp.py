@@ -62,11 +62,18 @@ class Connection:
         self.socket.settimeout(self._left())
         self.socket.sendall(json.dumps(request).encode() + b"\n")
         while True:
-            answer = json.loads(self._line())
+            answer = self._answer()
             if "return" in answer:
                 return answer["return"]
-            if "error" in answer:
-                raise errors.IOFailure(f"QEMU refused '{command}': {answer['error'].get('desc')}")
+            if isinstance(found := answer.get("error"), dict):
+                raise errors.IOFailure(f"QEMU refused '{command}': {found.get('desc')}")
+
+    def _answer(self) -> dict[str, Any]:
+        """Return the next object; raises ConnectionError for what is none: a guest may have taken QEMU over."""
+        with contextlib.suppress(ValueError, RecursionError):
+            if isinstance(answer := json.loads(self._line()), dict):
+                return answer
+        raise ConnectionError("QEMU answers what makes no sense")
 
     def _line(self) -> bytes:
         while b"\n" not in self.buffer:
