@@ -185,7 +185,7 @@ _banger_about() {
       ;;
     'banger image register')
       options='--name= --work-seed= --manifest= --kernel-ref= --kernel= --initrd= --modules= --offline --replace --json --quiet --verbose --progress= --help --version'
-      arguments=('any') endless=0
+      arguments=('file') endless=0
       case $2 in
         --name) value='any' ;;
         --work-seed) value='file' ;;
@@ -206,7 +206,7 @@ _banger_about() {
       ;;
     'banger image rename')
       options='--quiet --verbose --progress= --help --version'
-      arguments=('any' 'any') endless=0
+      arguments=('image' 'any') endless=0
       case $2 in
         --progress) value='words auto always never json' ;;
       esac

@@ -278,8 +278,7 @@ complete -c banger -n '__banger_called image register' -s v -l verbose -d 'Say w
 complete -c banger -n '__banger_called image register' -l progress -x -a 'auto always never json' -d 'Show progress: auto, always, never or json'
 complete -c banger -n '__banger_called image register' -s h -l help -d 'Show this help'
 complete -c banger -n '__banger_called image register' -l version -d 'Show the version'
-complete -c banger -n '__banger_at 2 image register' -f
-complete -c banger -n '__banger_called image register' -f
+complete -c banger -n '__banger_at 2 image register' -F
 complete -c banger -n '__banger_called image promote' -l json -d 'Print the image'"'"'s manifest instead of its name'
 complete -c banger -n '__banger_called image promote' -s q -l quiet -d 'Say nothing but errors'
 complete -c banger -n '__banger_called image promote' -s v -l verbose -d 'Say what is done and how long it takes; -vv shows the programs run, too'
@@ -293,7 +292,7 @@ complete -c banger -n '__banger_called image rename' -s v -l verbose -d 'Say wha
 complete -c banger -n '__banger_called image rename' -l progress -x -a 'auto always never json' -d 'Show progress: auto, always, never or json'
 complete -c banger -n '__banger_called image rename' -s h -l help -d 'Show this help'
 complete -c banger -n '__banger_called image rename' -l version -d 'Show the version'
-complete -c banger -n '__banger_at 2 image rename' -f
+complete -c banger -n '__banger_at 2 image rename' -f -a '(__banger_names image)'
 complete -c banger -n '__banger_at 3 image rename' -f
 complete -c banger -n '__banger_called image rename' -f
 complete -c banger -n '__banger_called image verify' -l json -d 'Print an array of objects, one a difference'

@@ -27,6 +27,8 @@ def hub(folder: Path, home: Path) -> Iterator[None]:
 def _root(folder: Path) -> Path:
     """Make what the pages look at: a busybox, a few files that alpine has as well, and documentation."""
     machines.busybox_root(folder)
+    (folder / "bin" / "uname").symlink_to("busybox")
+    (folder / "srv").mkdir()
     files = {
         "etc/os-release": 'NAME="Alpine Linux"\nID=alpine\n',
         "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from banger_tools import docs
 
 FOLDERS = {"DIR"}
-PATHS = {"FILE", "PATH", "INPUT", "REF", "TREE"}
+PATHS = {"FILE", "PATH", "INPUT", "REF", "ROOTFS", "TREE"}
 STORE = {"image": "images", "kernel": "kernels", "vm": "vms"}  # kinds of names, and their folders in the store
 NOTICE = "# Written by `make docs`; edit the program's docstring instead."
 
@@ -78,7 +78,7 @@ def places(manual: docs.Manual) -> Places:
 
 def _argument(manual: docs.Manual, word: str) -> Value:
     group = manual.name.split()[1] if " " in manual.name else ""
-    if word == "NAME":
+    if word in ("NAME", "OLD"):
         return Value(group) if group in STORE else ANY
     if word == "REF" and group in STORE:
         return Value("file", catalog_names(STORE[group]))
