@@ -264,6 +264,16 @@ def test_machines_of_a_renamed_image_refer_to_its_new_name(banger_home: Path, tm
     assert image("verify", "base").returncode == 0
 
 
+def test_broken_machine_keeps_no_image_from_being_renamed(banger_home: Path, tmp_path: Path) -> None:
+    publish(disk(tmp_path), "web")
+    (machine("broken", "web") / "vm.json").write_text("{")
+    machine("whole", "web")
+    done = image("rename", "web", "base")
+    assert done.returncode == 0
+    assert "the VM 'broken' still refers to the image by its old name" in done.stderr.decode()
+    assert vms.load("whole").spec.image == "base"
+
+
 def test_name_that_is_taken_or_none_is_refused_and_nothing_is_renamed(banger_home: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         publish(disk(tmp_path / name, text=name), name)

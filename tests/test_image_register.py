@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -187,6 +189,40 @@ def test_disk_that_is_written_to_meanwhile_is_not_taken(
         images.promote("web")
     assert (folder / "rootfs.ext4").readlink() == source
     assert stored_images.listed(banger_home) == ["web"]
+
+
+def test_disk_that_is_in_use_is_not_promoted(banger_home: Path, tmp_path: Path) -> None:
+    source = disk(tmp_path)
+    folder = register(source, "--name=web")
+    subprocess.run(["debugfs", "-w", "-R", "set_super_value state 0", source], check=True, capture_output=True)
+    done = image("promote", "web")
+    assert done.returncode == 65
+    assert "is not marked clean" in done.stderr.decode()
+    assert (folder / "rootfs.ext4").is_symlink()
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_promotion_killed_at_any_rename_is_an_image_that_can_be_promoted(
+    banger_home: Path, tmp_path: Path, renames: int
+) -> None:
+    source, work = disk(tmp_path), disk(tmp_path, "seed", "work\n")
+    folder = register(source, "--name=web", f"--work-seed={work}")
+    script = (
+        "import os, signal, sys\nfrom banger_tools.store import images\nreal, left = os.rename, [int(sys.argv[1])]\n"
+    )
+    script += (
+        "def rename(*names):\n if not left[0]: os.kill(os.getpid(), signal.SIGKILL)\n left[0] -= 1; real(*names)\n"
+    )
+    script += "os.rename = rename\nimages.promote('web')\nos.kill(os.getpid(), signal.SIGKILL)"
+    done = subprocess.run([sys.executable, "-c", script, str(renames)], cwd=support.ROOT)
+    assert done.returncode == -signal.SIGKILL
+    for path, text in (("rootfs.ext4", "hello\n"), ("work-seed.ext4", "work\n")):
+        assert said(folder / path) == text
+    assert image("verify", "web").returncode == 0
+    assert image("promote", "web").returncode == (73 if renames == 2 else 0)
+    assert sorted(record(folder)["published"]["digests"]) == ["rootfs.ext4", "work-seed.ext4"]
+    assert not (folder / "rootfs.ext4").is_symlink() and not (folder / "work-seed.ext4").is_symlink()
+    assert image("verify", "web").returncode == 0
 
 
 @pytest.mark.parametrize("meanwhile", ["deleted", "replaced"])

@@ -22,7 +22,6 @@ from banger_tools.store import digests, kernels, names, records, staging
 RECORD = "image.json"
 ROOTFS, WORK_SEED, KERNEL = "rootfs.ext4", "work-seed.ext4", "kernel"
 DISKS = (ROOTFS, WORK_SEED)
-COPY, MOVE, LINK = "copy", "move", "link"
 WHAT = "image"
 
 Announce = Callable[[manifest.Manifest], object]
@@ -276,11 +275,8 @@ def check_unused(name: str, *, force: bool = False) -> None:
     using = [] if force else users(name)
     if using:
         hint = "they have disks of their own: with --force it is deleted, and these stay"
-        raise errors.CannotCreate(f"the image '{name}' is used by {_named(using)}", hint)
-
-
-def _named(vms: list[str]) -> str:
-    return ", ".join(f"VM '{vm}'" for vm in vms)
+        named = ", ".join(f"VM '{vm}'" for vm in using)
+        raise errors.CannotCreate(f"the image '{name}' is used by {named}", hint)
 
 
 def delete(name: str, *, force: bool = False) -> None:
@@ -299,16 +295,12 @@ def rename(old: str, new: str) -> None:
 
     Raises records.Missing, CannotCreate if the name is taken, Retry if the image or a VM is in use for long.
     """
-    from banger_tools.vmm import life
-
     target = root() / names.check(new, "NEW")
     check_there(names.check(old, "OLD"))
     staging.refuse_taken(target, replace=False, what=WHAT)
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(old))
-        using = users(old)
-        for vm in using:
-            stack.enter_context(life.held(vm))
+        using = [vm for vm in users(old) if _can_follow(vm, stack)]
         try:
             staging.rename(root() / old, target, staging.RENAME_NOREPLACE)
         except FileExistsError as error:
@@ -319,6 +311,22 @@ def rename(old: str, new: str) -> None:
             _refer(vm, new)
 
 
+def _can_follow(vm: str, stack: contextlib.ExitStack) -> bool:
+    """Keep a VM as it is until `stack` ends, and tell whether its records can be read and changed."""
+    from banger_tools.store import vms
+    from banger_tools.vmm import life
+
+    try:
+        stack.enter_context(life.held(vm))
+        vms.load(vm)
+    except records.Missing:  # it went meanwhile
+        return False
+    except errors.BadInput as error:
+        console.warning(f"the VM '{vm}' still refers to the image by its old name: {error.message}")
+        return False
+    return True
+
+
 def _refer(vm: str, name: str) -> None:
     """Note in a VM's records the name that its image has now."""
     from banger_tools.store import vms
@@ -327,17 +335,17 @@ def _refer(vm: str, name: str) -> None:
     record, image = vms.load(vm), vms.image(vm)
     published = image.get("published", manifest.Published)
     image.name = name
-    image.put("published", structs.replace(_renamed(published, name), name=name))
+    image.put("published", _renamed(published, name))
     files.write_text(vms.folder(vm) / specs.IMAGE, image.dumps(), force=True)
     vms.save(structs.replace(record, spec=structs.replace(record.spec, image=name)))
 
 
 def _renamed(published: manifest.Published, name: str) -> manifest.Published:
-    """Return a published section with its paths below the folder of another name."""
+    """Return a published section with another name, its paths below the folder of that name."""
     old, new = Path(published.path), Path(published.path).parent / name
     kernel = published.kernel and _moved(published.kernel, old, new)
     seed = str(new / WORK_SEED) if published.work_seed else None
-    return structs.replace(published, path=str(new), rootfs=str(new / ROOTFS), work_seed=seed, kernel=kernel)
+    return structs.replace(published, name=name, path=str(new), rootfs=str(new / ROOTFS), work_seed=seed, kernel=kernel)
 
 
 def _write(image: manifest.Manifest) -> None:
@@ -348,7 +356,7 @@ def _write(image: manifest.Manifest) -> None:
 def promote(name: str) -> manifest.Manifest:
     """Copy the disks of an image that is not managed into the store, and return its manifest.
 
-    Raises CannotCreate if it is managed already, BadInput if somebody wrote to a disk meanwhile.
+    Raises CannotCreate if it is managed already, BadInput if a disk is not clean or somebody wrote to it meanwhile.
     """
     folder = root() / names.check(name, "NAME")
     find(name, "NAME")
@@ -359,7 +367,7 @@ def promote(name: str) -> manifest.Manifest:
         for disk, source in linked.items():
             _copy_unchanged(source, work / disk)
         staging.sync_tree(work)
-        known = _digests(work)
+        known = {**_digests(folder), **_digests(work)}
         with locked(name):
             if _linked(folder) != linked:
                 raise errors.Retry(f"the image '{name}' was replaced meanwhile", "look at it: banger image show")
@@ -372,19 +380,25 @@ def _linked(folder: Path) -> dict[str, Path]:
 
 
 def _adopt(name: str, work: Path, known: dict[str, str]) -> manifest.Manifest:
-    """Let an image's own disks take the place of its links, the root filesystem last: it tells whose the image is."""
-    folder = root() / name
-    for disk in sorted(known, key=DISKS.index, reverse=True):
-        os.rename(work / disk, folder / disk)
-    files.sync_folder(folder)
-    image = find(name)
+    """Let an image's own disks take the place of its links; return its manifest.
+
+    The root filesystem comes last: it tells whose the image is, and what was killed before that can be done again.
+    """
+    folder, image = root() / name, find(name)
     image.put("published", structs.replace(image.get("published", manifest.Published), digests=known))
     _write(image)
+    for disk in sorted(os.listdir(work), key=DISKS.index, reverse=True):
+        os.rename(work / disk, folder / disk)
+    files.sync_folder(folder)
     return image
 
 
 def _copy_unchanged(source: Path, target: Path) -> None:
-    """Copy a disk that is not ours; raises BadInput if somebody wrote to it meanwhile."""
+    """Copy a disk that is not ours; raises BadInput if it is not clean, or somebody wrote to it meanwhile."""
+    from banger_tools.ext4.image import opened
+
+    with opened(source):
+        pass  # it would be refused
     before = source.stat()
     with console.step(f"'{source}' copied"):
         files.copy(source, target)

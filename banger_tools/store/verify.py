@@ -55,7 +55,7 @@ def _disk(image: Manifest, disk: Path) -> Iterator[str]:
     size, linked = disk.stat().st_size, disk.is_symlink()
     if not linked and section.get("size") not in (None, size):
         yield f"'{disk}' has {size} bytes, and the manifest says {section['size']}"
-    known = image.get("published", Published).digests.get(disk.name)
+    known = None if linked else image.get("published", Published).digests.get(disk.name)
     if known:
         with console.step(f"'{disk.name}' read"):
             found = digests.of_disk(disk)
