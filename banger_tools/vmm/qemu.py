@@ -6,7 +6,6 @@ Why PVH is not used: the bzImage is the way in that every QEMU and firmware has 
 from __future__ import annotations
 
 import contextlib
-import json
 import secrets
 import time
 from pathlib import Path
@@ -149,7 +148,7 @@ def wait_started(record: specs.Record, deadline: float) -> bool:
     """Tell whether QEMU answers and runs the guest before the deadline."""
     folder = vms.folder(record.spec.name)
     while time.monotonic() < deadline and holder.is_alive(folder):
-        with contextlib.suppress(OSError, json.JSONDecodeError):
+        with contextlib.suppress(OSError):
             with qmp.Connection(folder / QMP_SOCKET, min(deadline, time.monotonic() + _QMP_SECONDS)) as connection:
                 return bool(connection.execute("query-status")["running"])
         time.sleep(0.01)
@@ -188,7 +187,7 @@ def quit(record: specs.Record) -> bool:
 
 def _told(record: specs.Record, command: str) -> object:
     """Return QEMU's answer to a command, None if there is none."""
-    with contextlib.suppress(OSError, json.JSONDecodeError, errors.BangerError):
+    with contextlib.suppress(OSError, errors.BangerError):
         path = vms.folder(record.spec.name) / QMP_SOCKET
         with qmp.Connection(path, time.monotonic() + _QMP_SECONDS) as connection:
             return connection.execute(command)
