@@ -19,6 +19,7 @@ from tests import images, registry, stored, support
 from tests.registry import Proxy
 
 SECONDS = 300.0  # for what takes a second or two where nothing else runs
+STARTED: list[subprocess.Popen[bytes]] = []
 
 
 class Shop:
@@ -100,6 +101,10 @@ def state(shop: Shop) -> Iterator[Path]:
     """The store, emptied of images and machines afterwards."""
     shop.asked.clear()
     yield shop.folder / "home" / "state"
+    shop.let_go(*shop.gates)
+    while STARTED:
+        with STARTED.pop() as process:  # those that are left of a test that failed
+            process.kill()
     for kind in ("images", "vms"):
         shutil.rmtree(shop.folder / "home" / "state" / kind, ignore_errors=True)
 
@@ -118,10 +123,10 @@ def blue(shop: Shop) -> str:
 
 def start(*words: str) -> subprocess.Popen[bytes]:
     """Start banger."""
-    argv = support.argv("banger", *words)
-    return subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=support.environment()
-    )
+    argv, pipe = support.argv("banger", *words), subprocess.PIPE
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=support.environment())
+    STARTED.append(process)
+    return process
 
 
 def pull(shop: Shop, name: str, *words: str) -> subprocess.Popen[bytes]:
