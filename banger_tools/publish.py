@@ -47,7 +47,7 @@ Description:
   bytes. In a folder its name has its own hash, so that no cache can serve an old one for it. The manifest's `bundle`
   has its path, sha256 and size, and its `entry` for a catalog, as banger-catalog(5) has it, with --kernel-ref: the
   bundle is at --url, or beside the catalog if there is none. The tar has owners, modes, times, xattrs, ACLs, devices,
-  hardlinks and holes; an empty lost+found, and sockets, are left out.
+  hardlinks and holes; an empty lost+found, and sockets, are left out. On stdout it takes the place of the manifest.
 
 Examples:
   bg-fetch apt:bookworm | bg-flatten | bg-mkext4 | bg-chown | bg-inject | bg-seed | bg-publish --name bookworm

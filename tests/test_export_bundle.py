@@ -16,6 +16,11 @@ import pytest
 from banger_tools.catalog import entries
 from tests import bundles, machines, support
 
+FOREIGN = {
+    "kernel": {"name": "k", "version": "1", "architecture": "amd64", "kernel": "/somewhere/vmlinux"},
+    "foreign": {"x": [1]},
+}
+
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -37,10 +42,17 @@ def bundled(parts: Path, *words: str, **changes: Any) -> dict[str, Any]:
     return found
 
 
-def test_bundle_has_exactly_two_files_for_every_tar(parts: Path, here: Path) -> None:
+@pytest.fixture(scope="module")
+def made(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What bg-publish says of a bundle that it made."""
     support.need("zstd", "bsdtar")
-    made = bundled(parts, f"--bundle={here}/tiny.tar.zst")
-    assert made["path"] == f"{here}/tiny.tar.zst"
+    path = tmp_path_factory.mktemp("made") / "tiny.tar.zst"
+    found = bundled(parts, f"--bundle={path}", **FOREIGN)
+    assert found["path"] == str(path)
+    return found
+
+
+def test_bundle_has_exactly_two_files_for_every_tar(made: dict[str, Any], parts: Path, here: Path) -> None:
     digest = subprocess.run(["sha256sum", made["path"]], capture_output=True, check=True, text=True).stdout.split()[0]
     assert (made["sha256"], made["size"]) == (digest, Path(made["path"]).stat().st_size)
     for program in (["tar", "--zstd"], ["bsdtar"]):
@@ -53,9 +65,7 @@ def test_bundle_has_exactly_two_files_for_every_tar(parts: Path, here: Path) -> 
     assert [line.split()[:2] for line in listed.splitlines()] == [["-rw-r--r--", "0/0"]] * 2
 
 
-def test_manifest_in_it_names_nothing_of_this_machine(parts: Path, here: Path) -> None:
-    kernel = {"name": "k", "version": "1", "architecture": "amd64", "kernel": "/somewhere/vmlinux"}
-    made = bundled(parts, f"--bundle={here}", kernel=kernel, foreign={"x": [1]})
+def test_manifest_in_it_names_nothing_of_this_machine(made: dict[str, Any], parts: Path) -> None:
     argv = ["tar", "--zstd", "-xOf", made["path"], "manifest.json"]
     own = json.loads(subprocess.run(argv, capture_output=True, check=True).stdout)
     assert own["rootfs"]["path"] == "rootfs.ext4"
@@ -65,8 +75,7 @@ def test_manifest_in_it_names_nothing_of_this_machine(parts: Path, here: Path) -
     assert str(parts) not in json.dumps(own)
 
 
-def test_our_own_reading_lays_out_the_very_same_image(parts: Path, here: Path) -> None:
-    made = bundled(parts, f"--bundle={here}")
+def test_our_own_reading_lays_out_the_very_same_image(made: dict[str, Any], parts: Path, here: Path) -> None:
     fetched = support.manifest_of(support.run_ok("bg-fetch", "-C", here, f"bundle:{made['path']}"))
     image = Path(fetched["rootfs"]["path"])
     assert filecmp.cmp(image, parts / "rootfs.ext4", shallow=False)
@@ -74,8 +83,7 @@ def test_our_own_reading_lays_out_the_very_same_image(parts: Path, here: Path) -
     assert fetched["source"]["digest"] == f"sha256:{made['sha256']}"
 
 
-def test_bundles_own_manifest_is_not_published(parts: Path, here: Path, banger_home: Path) -> None:
-    made = bundled(parts, f"--bundle={here}")
+def test_bundles_own_manifest_is_not_published(made: dict[str, Any], here: Path, banger_home: Path) -> None:
     fetched = support.run_ok("bg-fetch", "-C", here, f"bundle:{made['path']}")
     support.run_ok("bg-publish", "--no-kernel", "--name=tiny", stdin=fetched)
     folder = banger_home / "state" / "images" / "tiny"
@@ -83,19 +91,18 @@ def test_bundles_own_manifest_is_not_published(parts: Path, here: Path, banger_h
 
 
 def test_same_image_makes_the_same_bytes_wherever_it_is_and_on_any_number_of_processors(
-    parts: Path, here: Path
+    made: dict[str, Any], parts: Path, here: Path
 ) -> None:
-    first = bundled(parts, f"--bundle={here}/one.tar.zst")
     other = here / "elsewhere"
     other.mkdir()
     subprocess.run(["cp", "--sparse=never", parts / "rootfs.ext4", other / "disk"], check=True)
     rootfs = {**bundles.manifest(parts)["rootfs"], "path": str(other / "disk")}
-    text = json.dumps(bundles.manifest(parts, rootfs=rootfs))
+    text = json.dumps(bundles.manifest(parts, rootfs=rootfs, **FOREIGN))
     processor = str(min(os.sched_getaffinity(0)))
     argv = ["taskset", "-c", processor, *support.argv("bg-publish", f"--bundle={here}/two.tar.zst")]
     env = support.environment({"SOURCE_DATE_EPOCH": "1700000000", "TZ": "Asia/Tokyo"})
     subprocess.run(argv, input=text.encode(), check=True, capture_output=True, env=env)
-    assert (here / "two.tar.zst").read_bytes() == Path(first["path"]).read_bytes()
+    assert (here / "two.tar.zst").read_bytes() == Path(made["path"]).read_bytes()
 
 
 def test_what_was_far_before_is_found_again(here: Path, tmp_path: Path) -> None:
@@ -148,8 +155,10 @@ def test_entry_can_be_pasted_into_a_catalog_beside_the_bundle(
 
 
 @pytest.mark.parametrize("url", ["https://example.org/images", "https://example.org/images/"])
-def test_entry_by_url_can_be_pasted_into_any_catalog(url: str, parts: Path, here: Path) -> None:
-    entry = bundled(parts, f"--bundle={here}/my tiny.tar.zst", f"--url={url}")["entry"]
+def test_entry_by_url_can_be_pasted_into_any_catalog(url: str, here: Path, tmp_path: Path) -> None:
+    disk = machines.mke2fs(tmp_path / "disk.ext4", size="1M")
+    argv = ("-q", f"--bundle={here}/my tiny.tar.zst", f"--url={url}", disk)
+    entry = support.manifest_of(support.run_ok("bg-publish", *argv))["bundle"]["entry"]
     assert entry["url"] == "https://example.org/images/my%20tiny.tar.zst"
     text = json.dumps({"schema": "banger-catalog/1", "images": [entry]})
     (found,) = entries.parse(text.encode(), "it").images
