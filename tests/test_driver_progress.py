@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from banger_tools import overview
 from tests import support
-from tests.terminals import Terminal
+from tests.terminals import SECONDS, Terminal
 from tests.test_driver import busybox_layers, oci_layout
+from tests.webserver import Handler, serve
 
 PROGRAMS = ["bg-fetch", "bg-flatten", "bg-mkext4"]
 
@@ -30,12 +35,14 @@ def run_on_terminal(*words: str) -> tuple[int, str]:
 
 
 def left_on_screen(text: str) -> list[str]:
-    """Return the lines that stay on a terminal: what was overwritten after a carriage return is gone."""
+    """Return the lines that stay on a terminal, blank ones left out: what follows a carriage return is written over."""
     lines = []
     for line in text.replace("\r\n", "\n").split("\n"):
-        parts = [part for part in line.split("\r") if part.strip()]
-        lines += parts[-1:]
-    return lines
+        shown = ""
+        for part in line.split("\r"):
+            shown = part + shown[len(part) :]
+        lines.append(shown.strip())
+    return [line for line in lines if line]
 
 
 def test_terminal_shows_one_bar_for_all_stages(layout: Path, tmp_path: Path) -> None:
@@ -82,3 +89,39 @@ def test_without_a_terminal_there_is_no_bar(layout: Path, tmp_path: Path) -> Non
 def test_quiet_says_nothing(layout: Path, tmp_path: Path) -> None:
     done = support.run("banger", "build", "-q", "--to=flatten", "-C", tmp_path, f"oci:{layout}")
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_interrupted_pull_takes_its_bar_away_and_leaves_nothing(tmp_path: Path, banger_home: Path) -> None:
+    released = threading.Event()
+
+    def holds_back(_: Handler) -> bool:
+        return released.wait(SECONDS)
+
+    with serve(holds_back) as site, Terminal(columns=100) as terminal:
+        terminal.start("banger", "image", "pull", "--name=held", site.url("held.tar.zst"))
+        terminal.wait_for(b"1 of 3, bg-fetch")
+        deadline = time.monotonic() + SECONDS
+        while not site.seen:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        terminal.type(b"\x03")
+        assert terminal.wait_ended() == 130
+        released.set()
+        shown = terminal.screen.decode()
+    assert left_on_screen(shown) in ([], ["^C"]), shown
+    assert not list(banger_home.rglob("*.tmp"))
+
+
+def test_what_is_no_progress_comes_out_as_it_is(capfd: pytest.CaptureFixture[str]) -> None:
+    with overview.Overview("all", ["one", "two"]) as shown:
+        reader, writer = shown.join("one")
+        told = {"program": "one", "what": "x", "done": 3, "total": 4, "unit": "B", "finished": False}
+        for part in (b'{"half": ', b"1}\n{not json\n[1]\n", json.dumps(told).encode() + b"\n", b"the end"):
+            os.write(writer, part)
+            assert shown.read(reader)
+        os.close(writer)
+        assert not shown.read(reader)
+        shown.draw()
+    said = capfd.readouterr().err
+    assert [line for line in left_on_screen(said) if "|" not in line] == ['{"half": 1}', "{not json", "[1]", "the end"]
+    assert "all: 1 of 2, one  38%|" in said  # three quarters of the first of two
