@@ -33,7 +33,7 @@ EXAMPLES = int(os.environ.get("BANGER_TEST_FUZZ", "150"))
 MEMORY, SECONDS = 512 << 20, 20
 NUMBERS = [0, 1, 2, 3, 8, 11, 12, 127, 128, 255, 0x7FFF, 0x8000, 0xFFFF, 0xF30A, 0x10000, 0x7FFFFFFF, 0xFFFFFFFF]
 MAP_ROOT = chown.Options(None, stage.Outputs(Path("."), None, False, False), False, None, [IdMap(0, 7, 1)], [], [])
-HOME = seed.Options(None, stage.Outputs(Path("."), None, False, False), "/root", None, False, True)
+HOME = seed.Options(None, stage.Outputs(Path("."), None, False, False), "/root", None, False, False, True)
 
 
 def contents(folder: Path) -> Path:
