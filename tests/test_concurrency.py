@@ -93,7 +93,17 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         patch.setenv("BANGER_HOME", str(folder / "home"))
         support.run_ok("banger", "kernel", "import", "--name=mine", f"--kernel={kernel}")
         with Shop(folder, *(f"image{number}" for number in range(12))).open() as running:
+            offer(running)
             yield running
+
+
+def offer(shop: Shop) -> None:
+    """Make a catalog of the shop's images, which names the kernel that goes with them, the user's own."""
+    config = shop.folder / "home" / "config"
+    config.mkdir()
+    (config / "config.toml").write_text("[[catalogs]]\nfile = 'catalog.json'\n")
+    images = [{"name": name, "source": f"docker://{shop.ref(name)}", "kernel_ref": "mine"} for name in shop.layers]
+    (config / "catalog.json").write_text(json.dumps({"schema": "banger-catalog/1", "images": images}))
 
 
 @pytest.fixture
@@ -127,6 +137,9 @@ def start(*words: str) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=support.environment())
     STARTED.append(process)
     return process
+
+
+CREATE = ("vm", "create", "--no-start", "--vmm=qemu", "--net=none", "--work-disk=64M")
 
 
 def pull(shop: Shop, name: str, *words: str) -> subprocess.Popen[bytes]:
@@ -178,13 +191,12 @@ def test_pull_does_not_wait_for_the_pull_of_another_name(shop: Shop, state: Path
 def test_machine_of_another_image_does_not_wait_for_an_image_that_is_pulled_for_a_machine(
     shop: Shop, state: Path, red: str, blue: str
 ) -> None:
-    create = ("vm", "create", "--no-start", "--vmm=qemu", "--net=none", "--kernel-ref=mine")
     support.need("qemu-system-x86_64")
     assert ended(pull(shop, blue, "--name=ready"))[0] == 0
     shop.hold(red)
-    first = start(*create, "--name=first", f"--image={shop.ref(red)}")
+    first = start(*CREATE, "--name=first", f"--image={red}")
     until(lambda: red in shop.asked, first)
-    assert ended(start(*create, "--name=second", "--image=ready"))[0] == 0
+    assert ended(start(*CREATE, "--name=second", "--image=ready"))[0] == 0
     assert first.poll() is None and listed(state, "vms") == ["second"]
     shop.let_go(red)
     assert ended(first)[0] == 0
@@ -226,17 +238,16 @@ def has_open(process: subprocess.Popen[bytes], path: Path) -> bool:
 
 def test_two_machines_of_one_missing_image_pull_it_once(shop: Shop, state: Path, red: str) -> None:
     support.need("qemu-system-x86_64")
-    create = ("vm", "create", "--no-start", "--vmm=qemu", "--net=none", "--kernel-ref=mine")
     shop.hold(red)
-    running = [start(*create, f"--name=vm{number}", f"--image={shop.ref(red)}") for number in range(2)]
-    lock = state / "locks" / f"pull-{red}-v1.lock"
+    running = [start(*CREATE, f"--name=vm{number}", f"--image={red}") for number in range(2)]
+    lock = state / "locks" / f"pull-{red}.lock"
     until(lambda: shop.asked and all(has_open(process, lock) for process in running), *running)
     shop.let_go(red)
     found = [ended(process) for process in running]
     assert [status for status, _ in found] == [0, 0], found
     assert sorted(said.count("making it from") for _, said in found) == [0, 1], found
     assert shop.asked == [red]
-    assert (listed(state), listed(state, "vms")) == ([f"{red}-v1"], ["vm0", "vm1"])
+    assert (listed(state), listed(state, "vms")) == ([red], ["vm0", "vm1"])
 
 
 def test_of_a_machine_made_while_its_image_is_deleted_there_is_all_or_nothing(
@@ -246,10 +257,9 @@ def test_of_a_machine_made_while_its_image_is_deleted_there_is_all_or_nothing(
     assert ended(pull(shop, red, "--name=kept"))[0] == 0
     image = state / "images" / "kept"
     disks = {name: hashlib.sha256((image / name).read_bytes()).digest() for name in ("rootfs.ext4", "work-seed.ext4")}
-    create = ("vm", "create", "--no-start", "--vmm=qemu", "--net=none", "--work-disk=64M")
     for number in range(4):
         support.run_ok("bg-publish", "--replace", "--name=gone", "--kernel-ref=mine", stdin=again(image))
-        making = start(*create, f"--name=vm{number}", "--image=gone", "--pull=never")
+        making = start(*CREATE, f"--name=vm{number}", "--image=gone", "--pull=never")
         time.sleep(0.25 * number)  # a different moment each time; whichever it is, the outcome is one of the two
         deleting = start("image", "delete", "gone")
         made, deleted = ended(making), ended(deleting)
