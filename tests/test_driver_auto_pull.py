@@ -38,7 +38,8 @@ def fetched(site: Site) -> list[str]:
 
 
 def publish(home: Path, tmp_path: Path, *words: str) -> Path:
-    """Put an empty image into the store, by bg-publish, and return its folder."""
+    """Put an empty image into the store, by bg-publish, and return its folder; there is a `bzImage`, too."""
+    (tmp_path / "bzImage").write_bytes(stored.bzimage())
     disk = machines.mke2fs(tmp_path / "empty.ext4", None, "8M")
     support.run_ok("bg-publish", "--name=empty", *(words or ["--no-kernel"]), disk, env={"BANGER_HOME": str(home)})
     return home / "state" / "images" / "empty"
@@ -72,7 +73,6 @@ def test_image_that_is_broken_is_told_as_such_and_nothing_is_fetched(
     damage: str, banger_home: Path, site: Site, tmp_path: Path
 ) -> None:
     configure(banger_home, site, tmp_path, {"name": "empty", "source": "rootfs:/none"})
-    (tmp_path / "bzImage").write_bytes(stored.bzimage())
     folder = publish(banger_home, tmp_path, f"--kernel-file={tmp_path / 'bzImage'}")
     if damage == "record":
         (folder / "image.json").write_text("{")
@@ -97,6 +97,20 @@ def test_image_that_may_not_be_looked_at_is_no_missing_one(user: OrdinaryUser, s
     images.chmod(0o700)
     assert done.returncode == 77, said(done)
     assert "permission denied" in said(done)
+    assert fetched(site) == []
+
+
+def test_kernel_that_may_not_be_read_is_no_missing_one(user: OrdinaryUser, site: Site, tmp_path: Path) -> None:
+    home = user.home / "banger"
+    configure(home, site, tmp_path)
+    folder = publish(home, tmp_path, f"--kernel-file={tmp_path / 'bzImage'}")
+    subprocess.run(["chown", "-R", user.name, home], check=True)
+    kernel = folder / "kernel" / "vmlinux"
+    kernel.chmod(0)
+    done = user.run("banger", "vm", "create", "--image=empty", env={"BANGER_HOME": str(home)})
+    assert done.returncode == 77, said(done)
+    assert f"cannot read '{kernel}': permission denied" in said(done)
+    assert "making it from" not in said(done)
     assert fetched(site) == []
 
 

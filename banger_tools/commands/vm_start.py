@@ -17,6 +17,8 @@ Description:
   whose start is interrupted; one whose sshd is late runs on to be looked at. What a run left that ended by itself is
   cleaned up first: a guest that powered off, a monitor that died, a host that was restarted.
 
+  The files of this host that banger-config(5) lists in file_sync are put on the work disk anew.
+
   Several machines are started side by side, and one that fails stops no other; the exit status is that of the
   first failure in the order of the names.
 
@@ -36,7 +38,7 @@ Exit status:
   143  terminated; a machine that did not answer yet does not run
 
 See also:
-  banger-vm-stop(1) banger-vm-restart(1) bg-boot(1)
+  banger-vm-stop(1) banger-vm-restart(1) bg-boot(1) banger-config(5)
 """
 
 from __future__ import annotations
