@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from http.client import RemoteDisconnected
 from pathlib import Path
 
 import pytest
+from urllib3 import exceptions
 
 from banger_tools import errors
-from banger_tools.oci import hosts
+from banger_tools.oci import failures, hosts
 from tests import forward_proxy, pulls, registry, support
 from tests.pulls import LARGE, SMALL, Server, fetch, refused, right
 
@@ -144,3 +146,11 @@ def test_a_registry_at_an_address_of_ipv6(server: Server, banger_home: Path) -> 
         found = fetch(f"{proxy.host}/team/app:v1")
         assert right(found) and found["source"]["resolved"].startswith("[::1]:")
         assert right(fetch(f"{proxy.host}/team/app:v1", "--offline"))
+
+
+def test_proxy_that_closes_a_connection_that_was_kept_is_asked_again() -> None:
+    """It may do so at any time, and what it has not answered can be asked once more; one that refuses is an error."""
+    broken = exceptions.ProxyError("Unable to connect to proxy", RemoteDisconnected("closed"))
+    assert isinstance(failures.sort(broken, "h.example"), failures.Busy)
+    refused = exceptions.ProxyError("Unable to connect to proxy", OSError("Tunnel connection failed: 502 Bad Gateway"))
+    assert isinstance(failures.sort(refused, "h.example"), errors.Unavailable)

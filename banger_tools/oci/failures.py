@@ -31,6 +31,8 @@ def sort(error: Exception, host: str) -> Exception:
             return _tls_error(error, host)
         case exceptions.NameResolutionError():
             return Unreachable(f"cannot find the host '{host}'", "check its name, and the network")
+        case exceptions.ProxyError() if isinstance(_proxy_cause(error), ConnectionResetError | BrokenPipeError):
+            return Busy(f"the connection to the proxy for '{host}' broke")  # one that was kept, and closed meanwhile
         case exceptions.ProxyError():
             return errors.Unavailable(f"the proxy does not let us reach '{host}': {_proxy_reason(error)}")
         case exceptions.NewConnectionError():
@@ -48,8 +50,13 @@ def sort(error: Exception, host: str) -> Exception:
     return Busy(f"the connection to '{host}' broke")
 
 
-def _proxy_reason(error: Exception) -> str:
+def _proxy_cause(error: Exception) -> Exception:
     cause = error.args[1] if len(error.args) > 1 else error
+    return cause if isinstance(cause, Exception) else error
+
+
+def _proxy_reason(error: Exception) -> str:
+    cause: BaseException = _proxy_cause(error)
     if isinstance(cause.__cause__, OSError):  # nobody answers there
         cause = cause.__cause__
     return str(errors.reason(cause) if isinstance(cause, OSError) and cause.errno else cause)
