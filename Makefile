@@ -18,7 +18,7 @@ PACKAGES = python3 python3-venv e2fsprogs mmdebstrap uidmap fakeroot qemu-system
 # What the tests check the programs with.
 TEST_PACKAGES = docker-registry skopeo umoci podman libarchive-tools tar rsync bzip2 busybox-static cpio strace jq faketime \
 	attr acl libcap2-bin openssl procps mandoc man-db shellcheck bash bash-completion zsh fish xz-utils \
-	git curl socat gcc libc6-dev mount openssh-server systemd passwd kmod lz4 binutils file \
+	git curl socat pipx gcc libc6-dev mount openssh-server systemd passwd kmod lz4 binutils file \
 	qemu-user qemu-system-arm
 
 # What the benchmarks set the programs beside, besides these.
