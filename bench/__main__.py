@@ -59,7 +59,7 @@ CATALOGUE: Mapping[str, Comparison] = {
     "boot": Comparison("bg-boot of one static program, beside QEMU by hand", boot.boot),
     "boot-debian": Comparison("the same of Debian with systemd", boot.boot_debian),
 }
-SLOW = ("pull-zstd", "chain-zstd", "boot-debian")  # not in a quick run, unless named
+SLOW = ("pull-zstd", "chain-zstd", "chain-layers", "boot-debian")  # not in a quick run, unless named
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:

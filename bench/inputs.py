@@ -128,7 +128,7 @@ def large_files(mebibytes: int) -> Iterator[Entry]:
 
 
 def written(scale: Scale, entries: Iterable[Entry], name: str) -> Path:
-    """Write a tree as it comes: what this process holds in memory would count as the peak of those it starts."""
+    """Write a tree, as it comes."""
     path = scale.fresh(f"tree-{name}") / "tree.jsonl"
     source = _data_file(scale)
     encoder = msgspec.json.Encoder()

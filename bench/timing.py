@@ -132,27 +132,31 @@ def compare(
         raise errors[chosen]
     points = {name: point for name in found if (point := ways[name].point)}
     notes = [f"{name}: not installed: {', '.join(programs)}" for name, programs in lacking.items() if programs]
-    return Table(slug, title, chosen, found, points, notes, [f"{name}: {error}" for name, error in errors.items()])
+    notes += [f"{name}: {error}" for name, error in errors.items() if isinstance(error, Missing)]
+    failures = [f"{name}: {error}" for name, error in errors.items() if isinstance(error, Failed)]
+    return Table(slug, title, chosen, found, points, notes, failures)
 
 
 def _lacking(needs: Sequence[str]) -> list[str]:
     return [program for program in needs if shutil.which(program) is None]
 
 
-def in_turns(ways: Mapping[str, Callable[[], Run]], rounds: int) -> tuple[dict[str, list[Run]], dict[str, Failed]]:
+def in_turns(
+    ways: Mapping[str, Callable[[], Run]], rounds: int
+) -> tuple[dict[str, list[Run]], Mapping[str, Exception]]:
     """Run each way once a round, with the disk quiet before, so that what disturbs one disturbs all.
 
-    A way that fails is not tried again, and what it took before does not count.
+    A way that fails, or that this machine cannot do, is not tried again, and what it took before does not count.
     """
     found: dict[str, list[Run]] = {name: [] for name in ways}
-    failed: dict[str, Failed] = {}
+    failed: dict[str, Exception] = {}
     for number in range(rounds):
         for name in list(found) if number % 2 == 0 else reversed(list(found)):
             progress(f"round {number + 1} of {rounds}: {name}")
             os.sync()
             try:
                 found[name].append(ways[name]())
-            except Failed as error:
+            except (Failed, Missing) as error:
                 failed[name] = error
                 del found[name]
     return found, failed

@@ -143,6 +143,10 @@ def test_ratio_is_the_median_of_the_rounds_and_for_each_of_what_was_done() -> No
     assert timing.ratios(Table("x", "x", "ours", runs, points), "theirs") == [1.5, 1, 2]
 
 
+def refuse(why: str) -> Run:
+    raise timing.Missing(why)
+
+
 def test_ways_take_turns_and_one_that_fails_is_told_of() -> None:
     order: list[str] = []
 
@@ -151,13 +155,14 @@ def test_ways_take_turns_and_one_that_fails_is_told_of() -> None:
         return timing.run(["true"])
 
     bad = Way(lambda: timing.run(["sh", "-c", "echo no such luck >&2; exit 3"]))
+    unable = Way(partial(refuse, "no mounts here"))
     absent = Way(lambda: timing.run(["true"]), ["no-such-program"])
-    ways = {"a": Way(partial(once, "a")), "b": Way(partial(once, "b")), "bad": bad, "absent": absent}
+    ways = {"a": Way(partial(once, "a")), "b": Way(partial(once, "b")), "bad": bad, "unable": unable, "absent": absent}
     table = timing.compare("x", "x", ways, 3)
     assert order == ["a", "b", "b", "a", "a", "b"]
     assert set(table.runs) == {"a", "b"}
-    assert "no-such-program" in table.notes[0]
-    assert "ended with 3: no such luck" in table.failures[0]
+    assert "no-such-program" in table.notes[0] and "unable: no mounts here" in table.notes[1]
+    assert len(table.failures) == 1 and "ended with 3: no such luck" in table.failures[0]
 
 
 def test_peak_is_that_of_the_command_and_not_of_who_started_it() -> None:
