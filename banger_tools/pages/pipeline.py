@@ -22,7 +22,7 @@ The whole pipe:
     bg-seed
 
   `banger build alpine:3.20` runs the same pipe, and `banger image pull alpine:3.20` the same pipe and bg-publish(1).
-  With `-vv` they show what they run, ready to be pasted. Neither knows anything that the programs do not: what
+  With `-v` they show the pipe that they run, ready to be pasted. Neither knows anything that the programs do not: what
   follows holds for them, too.
 
   The files lie in the folder where the pipe ran, or in that of `-C`:
