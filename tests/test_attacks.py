@@ -7,6 +7,7 @@ program that leaves the root of the image changes the host's, and the test sees 
 from __future__ import annotations
 
 import os
+import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -386,3 +387,15 @@ def test_canary_notices_a_program_that_follows_links(tmp_path: Path) -> None:
         trusting: dict[str, Any] = {"filter": "fully_trusted"} if hasattr(tarfile, "fully_trusted_filter") else {}
         archive.extractall(tmp_path / "out", **trusting)
     assert seen(tmp_path / "outside") != before
+
+
+def test_archive_within_an_archive_is_data(work: Path) -> None:
+    """CVE-2025-62518, async-tar, "TARmageddon": a size that only the PAX header states, over headers of other files."""
+    inner = layer(holding("smuggled", b"x"))[:1024]
+    outer = tarfile.TarInfo("outer")
+    outer.pax_headers = {"size": str(len(inner))}
+    (work / "in.tar").write_bytes(outer.tobuf(tarfile.PAX_FORMAT) + inner + bytes(1024))
+    listed = subprocess.run(["tar", "-tf", work / "in.tar"], capture_output=True, check=True).stdout
+    support.run_ok("bg-flatten", "-C", work, f"--dir={work}/out", work / "in.tar")
+    assert [path.name for path in (work / "out").iterdir()] == listed.decode().split() == ["outer"]
+    assert (work / "out/outer").read_bytes() == inner
