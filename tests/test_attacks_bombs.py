@@ -6,6 +6,7 @@ Time is the processor's, which no load of the machine changes; the kernel ends a
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import lzma
 import resource
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from banger_tools import errors, layers, tar
 from tests import support
 from tests.stacks import layer, manifest, soft, write_layers
 
@@ -142,3 +144,13 @@ def test_bomb_of_headers_is_refused_or_merged_in_bounded_time_and_memory(kind: s
         done = run("bg-mkext4", "-o", tmp_path / "image", stdin=done.stdout.decode())
         too_large = b"more than an ext4 file can have" in done.stderr
         assert done.returncode == (65 if too_large else 0) and too_large == ("hole" in kind), done.stderr.decode()
+
+
+@pytest.mark.parametrize(("most", "accepted"), [(8, True), (7, False)])
+def test_limit_of_paths_together_is_exact(most: int, accepted: bool, tmp_path: Path) -> None:
+    (tmp_path / "in.tar").write_bytes(layer("a/", "a/bc"))  # "/", "/a" and "/a/bc"
+    with open(tmp_path / "in.tar", "rb") as file:
+        members = tar.members(file.fileno(), vouched=False)
+        merged = layers.merge([("in.tar", members)], layers.Limits(path_bytes=most))
+        with contextlib.nullcontext() if accepted else pytest.raises(errors.BadInput, match="paths have more than"):
+            merged.tree_entries()
