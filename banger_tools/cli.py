@@ -234,7 +234,8 @@ def parse(manual: docs.Manual, argv: Sequence[str], *, nested: bool = False) -> 
         asked = {"-h", "--help", "--version"}.intersection(argv)
         if asked:
             return {"--help": asked != {"--version"}, "--version": asked == {"--version"}}
-        raise _bad_usage(manual, _misfit(manual, positionals)) from None
+        hint = f"{manual.name} --help lists the commands" if "Commands" in manual.sections else None
+        raise _bad_usage(manual, _misfit(manual, positionals), hint) from None
 
 
 def _bad_usage(manual: docs.Manual, message: str, hint: str | None = None) -> errors.BadUsage:

@@ -68,6 +68,7 @@ def test_command_like_no_other_is_answered_with_those_there_are() -> None:
     assert "hint: after 'vm' comes one of: run, create," in said(USAGE, "banger", "vm", "frobnicate")
     assert "hint: banger --help lists the commands" in said(USAGE, "banger", "frobnicate")
     assert "'vm' needs one more word: run, create," in said(USAGE, "banger", "vm")
+    assert "hint: banger --help lists the commands" in said(USAGE, "banger")
 
 
 def test_typo_in_an_option_is_answered_with_the_nearest() -> None:
