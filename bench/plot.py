@@ -14,7 +14,7 @@ from xml.sax.saxutils import escape
 from bench import timing
 from bench.timing import Run, Table
 
-WIDTH, HEIGHT, MARGIN, LEGEND = 420, 300, 60, 40
+WIDTH, HEIGHT, MARGIN, LEGEND, NAME = 420, 300, 60, 40, 110
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # told apart by everybody
 MEASURES: Mapping[str, Callable[[Run], float]] = {"seconds": lambda run: run.wall, "peak MiB": lambda run: run.peak}
 
@@ -60,7 +60,7 @@ def svg(tables: Sequence[Table]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
         'font-family="sans-serif" font-size="11">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
-        *_legend(colours),
+        *_legend(colours, width),
     ]
     for column, table in enumerate(growing):
         for row, measure in enumerate(MEASURES):
@@ -69,11 +69,13 @@ def svg(tables: Sequence[Table]) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _legend(colours: Mapping[str, str]) -> Iterator[str]:
+def _legend(colours: Mapping[str, str], width: int) -> Iterator[str]:
+    """Return the names of the series, in as many rows as they need."""
+    a_row = (width - MARGIN) // NAME
     for number, (name, colour) in enumerate(colours.items()):
-        left = MARGIN + number * 110
-        yield f'<circle cx="{left}" cy="20" r="4" fill="{colour}"/>'
-        yield _text(left + 8, 24, name)
+        left, top = MARGIN + number % a_row * NAME, 14 + number // a_row * 16
+        yield f'<circle cx="{left}" cy="{top - 4}" r="4" fill="{colour}"/>'
+        yield _text(left + 8, top, name)
 
 
 def _panel(table: Table, measure: str, colours: Mapping[str, str]) -> Iterator[str]:
