@@ -14,6 +14,11 @@ import pytest
 from tests import machines, support
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a parameter that is data by its length: processes side by side have to agree, and gzip writes the time."""
+    return f"{argname}-{len(val)}-bytes" if isinstance(val, bytes) and len(val) > 16 else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that no worker is left alone with one of them at the end."""
     slow = {item.path for item in items if any(map(item.get_closest_marker, ("firecracker", "boot", "slow")))}
