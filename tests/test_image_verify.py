@@ -162,7 +162,7 @@ def test_tree_that_is_gone_is_not_compared(kept: Path, tmp_path: Path) -> None:
     (tmp_path / "work" / "tree.jsonl").unlink(missing_ok=True)
     for path in (tmp_path / "work").glob("*.jsonl"):
         path.unlink()
-    done = image("verify", "web")
+    done = image("verify", "-v", "web")
     assert done.returncode == 0
     assert "is not there any more, and not compared" in done.stderr.decode()
 

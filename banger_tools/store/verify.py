@@ -110,7 +110,7 @@ def _tree(disk: Image, image: Manifest) -> Iterator[str]:
         return
     section = image.get("tree", Tree)
     if not Path(section.path).exists():
-        console.note(f"the tree of '{image.name}' is not there any more, and not compared: '{section.path}'")
+        console.detail(f"the tree of '{image.name}' is not there any more, and not compared: '{section.path}'")
         return
     from banger_tools.ext4.owners import Wanted
 
