@@ -59,7 +59,7 @@ SCALES: Mapping[str, Scale] = {
         starts=20,
     ),
     "quick": Scale(
-        rounds=2,
+        rounds=1,
         query=SMALL,
         flat=(500, 1_000, 2_000),
         entries=(1_000, 4_000, 16_000),
