@@ -54,7 +54,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from banger_tools import cli, errors
 
 if TYPE_CHECKING:
-    from banger_tools.manifest import Kernel, Manifest, Rootfs
+    from banger_tools.manifest import Kernel, Manifest
 
 
 class Options(NamedTuple):
@@ -103,14 +103,15 @@ def _path(text: str | None) -> Path | None:
 def register(options: Options) -> Manifest:
     """Give an image's files a name in the store, and return its manifest."""
     from banger_tools import manifest
+    from banger_tools.ext4 import described
     from banger_tools.store import images, staging
 
     staging.refuse_taken(images.root() / options.name, replace=options.replace, what=images.WHAT)
     image = _read(options.manifest) if options.manifest else manifest.Manifest()
-    image.put("rootfs", look(options.rootfs))
+    image.put("rootfs", described.rootfs(options.rootfs.absolute()))
     image.raw.pop("work_seed", None)
     if options.work_seed:
-        look(options.work_seed)
+        described.rootfs(options.work_seed.absolute())  # it would be refused
     kernel = _kernel(options)
     image.record("banger image register", {"kernel": kernel.name if kernel else None})
     parts = images.Parts(options.rootfs, options.work_seed, kernel, link=True)
@@ -121,21 +122,6 @@ def _read(path: Path) -> Manifest:
     from banger_tools import files, manifest
 
     return manifest.loads(files.read_small(path, manifest.LIMIT, "a manifest"), f"'{path}'")
-
-
-def look(path: Path) -> Rootfs:
-    """Return what a manifest says of a disk; raises NoInput, Denied, or BadInput if it is no ext4 or not clean."""
-    import uuid
-
-    from banger_tools.ext4.image import opened
-    from banger_tools.manifest import Rootfs
-
-    with opened(path) as image:
-        block = image.superblock
-        free = block.s_free_blocks_count * block.block_size
-        named = str(uuid.UUID(bytes=block.s_uuid))
-        size = path.stat().st_size
-        return Rootfs(str(path.absolute()), size, named, block.s_volume_name, free, block.s_free_inodes_count)
 
 
 def _kernel(options: Options) -> Kernel | None:
