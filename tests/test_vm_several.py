@@ -217,12 +217,12 @@ def test_prune_removes_what_does_not_run_and_nothing_else(runs: tuple[str, str],
     left.mkdir()
     (left / "root.ext4").write_bytes(bytes(1 << 20))
     told = json.loads(support.run_ok("banger", "vm", "prune", "--dry-run", "--json"))
-    assert (told["machines"], told["leftovers"]) == ([idle], [left.name])
+    assert (told["machines"], told["leftovers"]) == ([idle], [str(left)])
     assert vm_folders(home) == sorted([*runs, idle, left.name])
     asked = vm("prune")
     assert (asked.returncode, b"--force" in asked.stderr) == (64, True)
     done = json.loads(support.run_ok("banger", "vm", "prune", "--force", "--json"))
-    assert (done["machines"], done["leftovers"], done["freed"]) == ([idle], [left.name], told["freed"])
+    assert (done["machines"], done["leftovers"], done["freed"]) == ([idle], [str(left)], told["freed"])
     assert done["freed"] > 2 << 20
     assert vm_folders(home) == sorted(runs)
 

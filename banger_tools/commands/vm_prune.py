@@ -41,7 +41,7 @@ from typing import NamedTuple
 from banger_tools import cli, console, errors, sizes
 from banger_tools.commands import asking, several
 from banger_tools.net import taps
-from banger_tools.store import records, staging, vms
+from banger_tools.store import records, vms
 from banger_tools.vmm import life, usage
 
 
@@ -81,15 +81,10 @@ def remove(name: str) -> int:
         return 0
 
 
-def sweep() -> tuple[list[str], int]:
-    """Remove what makers and deleters left that were killed; return the names, and the bytes."""
-    taken = {path.name: usage.disk(path) for path in staging.abandoned(vms.root())}
-    removed = staging.sweep(vms.root())
-    return removed, sum(taken.get(name, 0) for name in removed)
-
-
 def prune(names: Sequence[str]) -> tuple[Pruned, int]:
     """Remove machines and leftovers; return what went, and the status of the first failure."""
+    from banger_tools import leftovers
+
     sizes_of: dict[str, int] = {}
 
     def one(name: str) -> None:
@@ -97,16 +92,19 @@ def prune(names: Sequence[str]) -> tuple[Pruned, int]:
             sizes_of[name] = size
 
     status = several.in_turn(names, one)
-    leftovers, freed = sweep()
-    return Pruned(list(sizes_of), leftovers, taps.sweep(life.may_run), freed + sum(sizes_of.values())), status
+    left = leftovers.remove(leftovers.half_made(vms.root()))
+    freed = sum([*sizes_of.values(), *(one.size for one in left)])
+    return Pruned(list(sizes_of), [one.name for one in left], taps.sweep(life.may_run), freed), status
 
 
 def previewed(names: Sequence[str]) -> Pruned:
     """Return what would go."""
-    leftovers, machines = staging.abandoned(vms.root()), map(vms.folder, names)
-    left = [tap.name for tap in taps.leftovers(life.may_run)]
-    freed = sum(map(usage.disk, (*machines, *leftovers)))
-    return Pruned(list(names), [path.name for path in leftovers], left, freed)
+    from banger_tools import leftovers
+
+    left = list(leftovers.half_made(vms.root()))
+    freed = sum([*(usage.disk(vms.folder(name)) for name in names), *(one.size for one in left)])
+    lost = [tap.name for tap in taps.leftovers(life.may_run)]
+    return Pruned(list(names), [one.name for one in left], lost, freed)
 
 
 def report(done: Pruned, *, dry_run: bool) -> str:
