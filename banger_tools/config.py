@@ -59,7 +59,7 @@ import os
 import posixpath
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
@@ -239,6 +239,8 @@ def _check(config: Config) -> None:
     seen: set[str] = set()
     for number, one in enumerate(config.file_sync):
         _check_guest_path(f"file_sync[{number}].guest", one.guest, seen)
+    if config.registries:
+        _check_registries(config.registries)
     for number, catalog in enumerate(config.catalogs):
         if (catalog.file is None) == (catalog.url is None):
             raise ValueError(f"catalogs[{number}]: needs either 'file' or 'url'")
@@ -246,6 +248,15 @@ def _check(config: Config) -> None:
         _check_network(config.network)
     except ValueError as error:
         raise ValueError(f"network.{error}") from error
+
+
+def _check_registries(registries: Mapping[str, Registry]) -> None:
+    """Raise ValueError naming the first name that is no host's."""
+    from banger_tools.oci import reference
+
+    for host in registries:
+        if not reference.is_host(host):
+            raise ValueError(f"registries: '{host}' is not a host; one is written NAME or NAME:PORT")
 
 
 def _check_guest_path(key: str, guest: str, seen: set[str]) -> None:

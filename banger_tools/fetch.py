@@ -240,7 +240,7 @@ def _settings(arguments: cli.Arguments, *, offline: bool) -> Settings:
 
     ca_file = arguments["--ca-file"]
     return Settings(
-        plain_http=_words(arguments["--plain-http"]),
+        plain_http=_hosts(arguments["--plain-http"]),
         ca_file=Path(ca_file) if ca_file else None,
         credentials=_credentials(arguments),
         offline=offline or arguments["--offline"],
@@ -249,6 +249,19 @@ def _settings(arguments: cli.Arguments, *, offline: bool) -> Settings:
         certificate=_certificate(arguments),
         registries=config.load().registries,
     )
+
+
+def _hosts(text: str | None) -> tuple[str, ...]:
+    """Return the hosts of --plain-http.
+
+    Raises BadUsage.
+    """
+    from banger_tools.oci import reference
+
+    for word in _words(text):
+        if not reference.is_host(word):
+            raise errors.BadUsage(f"--plain-http: '{word}' is not a host", "one is written NAME or NAME:PORT")
+    return _words(text)
 
 
 def _words(text: str | None) -> tuple[str, ...]:

@@ -59,6 +59,8 @@ def test_an_empty_file_is_the_defaults() -> None:
         (b"registries = 5", "registries: expected"),
         (b"[registries.a]\nmirrors = [1]", 'registries."a".mirrors[0]'),
         (b"[registries.a]\nplain-http = 'yes'", "plain-http"),
+        (b"[registries.'http://a']", "registries: 'http://a' is not a host"),
+        (b"[registries.'[1.2.3.4]']", "registries: '[1.2.3.4]' is not a host"),
         (b"[[catalogs]]", "catalogs[0]: needs"),
         (b"[[catalogs]]\nfile = 'a'\nurl = 'b'", "catalogs[0]: needs"),
         (b"[network]\nsubnets = 'x'", "network.subnets: there is no such key"),

@@ -164,9 +164,14 @@ def test_each_mirror_has_credentials_of_its_own(server: Server, banger_home: Pat
     assert given["registry"] == {None, "Basic Ym9iOm93bg=="}
 
 
-@pytest.mark.parametrize("wrong", ["https://x", "a b", "x:port", "/x", "x/../y?", "x/UP"])
+@pytest.mark.parametrize("wrong", ["https://x", "a b", "x:port", "/x", "x/../y?", "x/UP", "[1.2.3.4]", "x:65536"])
 def test_a_mirror_that_is_none_is_refused(banger_home: Path, wrong: str) -> None:
     assert "is not a mirror" in refused(64, REF, f"--mirror={wrong}")
+
+
+@pytest.mark.parametrize("wrong", ["http://x", "a b", "[::1", "x:port"])
+def test_a_host_of_plain_http_that_is_none_is_refused(banger_home: Path, wrong: str) -> None:
+    assert f"'{wrong}' is not a host" in refused(64, REF, f"--plain-http={wrong}")
 
 
 def test_a_configured_host_may_speak_plain_http(server: Server, banger_home: Path) -> None:

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
 
 MIRROR_ATTEMPTS = 2
-_MIRROR = re.compile(
-    r"(?P<host>(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?)(?:/(?P<prefix>[a-z0-9._/-]*[a-z0-9]))?/?"
-)
+_MIRROR = re.compile(r"(?P<host>[^/]+)(?:/(?P<prefix>[a-z0-9._/-]*[a-z0-9]))?/?")
 _ANSWERS = (200, 206, 416)
 
 
@@ -44,7 +42,7 @@ def _mirror(text: str, ref: reference.Registry) -> Site:
     Raises BadUsage.
     """
     match = _MIRROR.fullmatch(text)
-    if match is None:
+    if match is None or not reference.is_host(match["host"]):
         raise errors.BadUsage(f"'{text}' is not a mirror", "a mirror is written HOST[:PORT][/PREFIX]")
     prefix = match["prefix"]
     return Site(match["host"], f"{prefix}/{ref.repository}" if prefix else ref.repository, ref.host)

@@ -194,6 +194,14 @@ def is_tag(text: str) -> bool:
     return _TAG.fullmatch(text) is not None
 
 
+def is_host(text: str) -> bool:
+    """Tell whether a text is a host of a registry, `NAME[:PORT]` or `[IPV6][:PORT]`."""
+    try:
+        return _HOST.fullmatch(text) is not None and urlsplit(f"//{text}").port != 0
+    except ValueError:  # brackets that hold no address, or a port beyond 65535
+        return False
+
+
 def may_be_catalog_name(text: str) -> bool:
     """Tell whether a REF may be the name of a catalog's entry, which goes before a repository of that name."""
     return _CATALOG_NAME.fullmatch(text) is not None and len(text) <= NAME_LIMIT
@@ -215,7 +223,7 @@ def parse_registry(text: str) -> Registry:
     digest_or_none = _digest(text, digest) if at else None
     host, repository = _split_host(name)
     repository, tag = _split_tag(repository)
-    if not _HOST.fullmatch(host):
+    if not is_host(host):
         raise _wrong(text, f"'{host}' is not a host name")
     if tag is not None and not _TAG.fullmatch(tag):
         raise _wrong(text, f"'{tag}' is not a tag")
@@ -239,8 +247,8 @@ def _digest(text: str, digest: str) -> str:
 def _split_host(name: str) -> tuple[str, str]:
     """Tell a host from the first part of a name: only a host has a dot, a port or capitals, or is localhost."""
     first, slash, rest = name.partition("/")
-    is_host = slash and (first == "localhost" or first != first.lower() or any(c in first for c in ".:["))
-    if not is_host:
+    names_host = slash and (first == "localhost" or first != first.lower() or any(c in first for c in ".:["))
+    if not names_host:
         first, rest = DOCKER_HUB, name
     if first in ("index.docker.io", "registry-1.docker.io"):
         first = DOCKER_HUB
@@ -277,8 +285,12 @@ def _bundle(rest: str) -> Bundle:
     if not colon:
         return Bundle(rest)
     location, hash_sign, digest = rest.partition("#")
-    parts = urlsplit(location)
-    if scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(location)
+        is_web = scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that hold no address, or a port that is no number
+        is_web = False
+    if not is_web:
         raise _wrong(rest, "it is not the URL of a bundle", BUNDLE_EXAMPLE)
     if not parts.path.endswith(".tar.zst"):
         raise _wrong(rest, "only bundles are fetched by URL, and their names end in .tar.zst", BUNDLE_EXAMPLE)

@@ -1,8 +1,8 @@
 """Fuzz the readers of what others wrote: nothing may crash, hang, take much memory or touch a file that is not its own.
 
-Usage: python -m tests.fuzz [--seconds=N] [--seed=N] [TARGET...]
+Usage: python -m tests.fuzz [--seconds=N | --inputs=N] [--seed=N] [TARGET...]
 
-Each target runs for N seconds (30) in a process of its own. First come the inputs of the corpus, tests/corpus/TARGET:
+Each target runs for N seconds (30), or takes N inputs, in a process of its own. First come the inputs of the corpus, tests/corpus/TARGET:
 text, zlib's bytes in base64, which once found something. What is found is shown, and put there. The seed is printed,
 and gives the same inputs again.
 """
@@ -13,6 +13,7 @@ import argparse
 import base64
 import hashlib
 import itertools
+import math
 import os
 import random
 import shutil
@@ -23,6 +24,7 @@ import traceback
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from banger_tools import errors
 from tests.fuzz import guard
@@ -74,15 +76,22 @@ def trouble(target: Target, data: bytes, work: Path) -> str | None:
     return None
 
 
-def batch(name: str, seeds: list[bytes], seed: str, end: float, folder: Path) -> int:
+class Bound(NamedTuple):
+    """When it is enough: at a time of the monotonic clock, and after so many inputs."""
+
+    end: float
+    inputs: float
+
+
+def batch(name: str, seeds: list[bytes], seed: str, bound: Bound, folder: Path) -> int:
     """Give a reader some inputs in this process, which is of no more use afterwards; return the exit status."""
     guard.confine(folder)
     guard.bound_memory()
     guard.watch()
     count = 0
     least = len(list(kept(name))) + len(seeds) if seed.endswith(" 0") else 0
-    for data in itertools.islice(inputs(name, seeds, seed), least + BATCH):
-        if time.monotonic() > end and count >= least:
+    for data in itertools.islice(inputs(name, seeds, seed), least + int(min(BATCH, bound.inputs))):
+        if time.monotonic() > bound.end and count >= least:
             break
         found = trouble(TARGETS[name], data, folder / "work")
         count += 1
@@ -108,7 +117,7 @@ def apart(act: Callable[[], int]) -> int:
     return os.waitpid(child, 0)[1]
 
 
-def run(name: str, seconds: float, seed: int) -> bool:
+def run(name: str, bound: Bound, seed: int) -> bool:
     """Fuzz a target, and tell whether nothing was found.
 
     A process takes some hundred inputs only: a library may leak what one of them cost.
@@ -117,13 +126,13 @@ def run(name: str, seconds: float, seed: int) -> bool:
         folder, total = Path(made), 0
         (folder / "seeds").mkdir()
         seeds = TARGETS[name].seeds(folder / "seeds")
-        end = time.monotonic() + seconds
         for number in itertools.count():
-            status = apart(lambda: batch(name, seeds, f"{seed} {name} {number}", end, folder))  # noqa: B023
+            rest = bound._replace(inputs=bound.inputs - total)
+            status = apart(lambda: batch(name, seeds, f"{seed} {name} {number}", rest, folder))  # noqa: B023
             if status:
                 break
             total += int((folder / "count").read_text())
-            if time.monotonic() > end:
+            if time.monotonic() > bound.end or total >= bound.inputs:
                 break
         if (folder / "found").exists():
             say(f"{name}: kept as {keep(name, (folder / 'found').read_bytes())}")
@@ -138,12 +147,16 @@ def say(text: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=30)
+    amount = parser.add_mutually_exclusive_group()
+    amount.add_argument("--seconds", type=float)
+    amount.add_argument("--inputs", type=float, default=math.inf)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("targets", nargs="*", metavar="TARGET", choices=[[], *TARGETS], default=[])
     options = parser.parse_args()
     say(f"seed {options.seed}")
-    results = [run(name, options.seconds, options.seed) for name in options.targets or TARGETS]
+    seconds = options.seconds or (30 if options.inputs == math.inf else math.inf)
+    names = options.targets or TARGETS
+    results = [run(name, Bound(time.monotonic() + seconds, options.inputs), options.seed) for name in names]
     return 0 if all(results) else FOUND
 
 
