@@ -2,9 +2,9 @@
 
 Usage: python -m tests.fuzz [--seconds=N | --inputs=N] [--seed=N] [TARGET...]
 
-Each target runs for N seconds (30), or takes N inputs, in a process of its own. First come the inputs of the corpus, tests/corpus/TARGET:
-text, zlib's bytes in base64, which once found something. What is found is shown, and put there. The seed is printed,
-and gives the same inputs again.
+Each target runs for N seconds (30), or takes N inputs, in a process of its own. First come the inputs of the corpus,
+tests/corpus/TARGET: text, zlib's bytes in base64, which once found something. What is found is shown, and put there.
+The seed is printed, and gives the same inputs again.
 """
 
 from __future__ import annotations
