@@ -28,6 +28,12 @@ def parse(text: str, what: str = "size") -> int:
     return value
 
 
+def exact(size: int) -> str:
+    """Return a size as `parse` takes it back, to the byte: `8M`, or the bytes if no unit divides it."""
+    scale, unit = max((scale, unit) for unit, scale in _UNITS.items() if size % scale == 0)
+    return f"{size // scale}{unit}"
+
+
 def show(size: int) -> str:
     """Return a size as a short text: `855M`, `1.2G`; exact only for people."""
     value = float(size)

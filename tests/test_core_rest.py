@@ -41,9 +41,17 @@ def test_what_is_no_size_is_refused_naming_the_option(text: str) -> None:
         sizes.parse(text, "--size")
 
 
-@given(st.integers(1, 1 << 50))
-def test_every_number_of_bytes_comes_back(size: int) -> None:
-    assert sizes.parse(str(size)) == size
+@given(st.integers(1, 1 << 50), st.sampled_from([0, 10, 20, 30]))
+def test_every_number_of_bytes_comes_back(number: int, shift: int) -> None:
+    size = number << shift
+    assert sizes.parse(str(size)) == sizes.parse(sizes.exact(size)) == size
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(1, "1"), (1 << 10, "1K"), (8 << 20, "8M"), ((8 << 20) + 1, "8388609"), (3 << 29, "1536M")]
+)
+def test_sizes_are_typed_back_in_the_largest_unit_that_is_whole(size: int, text: str) -> None:
+    assert sizes.exact(size) == text
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from banger_tools import errors, tree
+from banger_tools import errors, sizes, tree
 from banger_tools.ext4 import builder, features
 from banger_tools.tree import Entry, SourceFile, Tree
 from tests import support, trees
@@ -242,7 +242,7 @@ def test_least_size_of_any_tree_works_and_less_does_not(parts: list[tuple[str, i
         again = builder.build(folder / "again", found, builder.Wanted(least, **wish)).size
         trees.fsck(folder / "again")
         assert again == least
-        with pytest.raises(errors.BadUsage, match=f"needs {least} bytes at least"):
+        with pytest.raises(errors.BadUsage, match=f"needs {sizes.exact(least)} at least"):
             builder.build(folder / "less", found, builder.Wanted(least - MIB, **wish))
         free = builder.build(folder / "free", found, builder.Wanted(free=7 * MIB, **wish))
         trees.fsck(folder / "free")

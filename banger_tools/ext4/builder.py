@@ -75,11 +75,8 @@ def _attempt(path: Path, laid_out: Plan, form: Format, tree: Tree) -> writer.Fil
 
 
 def _too_small(search: Search, size: int) -> errors.BadUsage:
-    least = search.least_size(search.tight, above=size)
-    shown = sizes.show(size)
-    return errors.BadUsage(
-        f"a filesystem of {shown} is too small: this tree needs {least} bytes at least", f"--size={least}"
-    )
+    given, least = sizes.exact(size), sizes.exact(search.least_size(search.tight, above=size))
+    return errors.BadUsage(f"a filesystem of {given} is too small: this tree needs {least} at least", f"--size={least}")
 
 
 class Search:

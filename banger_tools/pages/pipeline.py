@@ -169,7 +169,7 @@ When a stage fails:
   of which kind the failure is; the manual of each program lists those that it has:
 
     $ bg-mkext4 --size 5M -o small.ext4 flat.json
-    bg-mkext4: error: a filesystem of 5.0M is too small: this tree needs ... bytes at least
+    bg-mkext4: error: a filesystem of 5M is too small: this tree needs ... at least
     bg-mkext4: hint: --size=...
     $ echo $?
     64

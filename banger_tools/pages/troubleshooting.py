@@ -53,7 +53,7 @@ Getting images:
 
 Making disks:
 
-'a filesystem of ... is too small: this tree needs ... bytes at least':
+'a filesystem of ... is too small: this tree needs ... at least':
   Take the size that the hint names, or none: what fits is found out. To have room, say how much: `--free 2G`.
 
 ''...' is not the tree of the manifest: its digest differs':
