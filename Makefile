@@ -66,6 +66,13 @@ test-packages:
 test: setup test-packages $(READY_TEST) ## set up and run every test that this machine can run
 	$(PYTHON_BIN) -P -m pytest -n $(TEST_JOBS) $(PYTEST_ARGS)
 
+coverage: setup test-packages $(READY_TEST) ## run every test, and show what none of them reached: a table, and .coverage/html
+	@# Programs run as other users write there, too.
+	@rm -rf .coverage && mkdir -m 1777 .coverage
+	@status=0; $(PYTHON_BIN) -P -m coverage run -m pytest -n $(TEST_JOBS) $(PYTEST_ARGS) || status=$$?; \
+	  $(PYTHON_BIN) -P -m coverage combine --quiet && $(PYTHON_BIN) -P -m coverage html --quiet && \
+	  $(PYTHON_BIN) -P -m coverage report && exit $$status
+
 smoke: setup test-packages $(READY_TEST) ## go through what a user does from day to day, each scenario with a real machine
 	$(PYTHON_BIN) -P -m pytest tests/smoke -v --no-header --durations=0 --durations-min=10 $(PYTEST_ARGS)
 
@@ -99,7 +106,7 @@ docs: setup ## write man/ and completions/ anew from the programs
 clean: ## remove what was made here, the demo's folder too
 	@echo 'clean: removing $(VENV), .demo, caches and the compiled guest program'
 	@rm -rf $(VENV) .demo build dist banger_tools.egg-info banger_tools/guest/bin \
-	  .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	  .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup packages test-packages test smoke smoke-list fuzz lint bench bench-quick demo docs clean
+.PHONY: help setup packages test-packages test coverage smoke smoke-list fuzz lint bench bench-quick demo docs clean
