@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from banger_tools.tree import Entry, SourceFile, Tree
 
 CHUNK = 1 << 20
+LARGE = 16 << 20  # tars for which another process is worth its start
 COMPRESSED = ("gzip", "zstd", "xz", "bzip2")
 
 
@@ -145,9 +146,13 @@ def merge(parts: Sequence[Part], rules: Rules, *, literal: bool = False) -> Tree
 
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(_opened(part)) for part in parts]
-        digest_of = stack.enter_context(_hashing(opened, parts, thorough=rules.thorough))
+        unknown = _unknown(opened, parts, thorough=rules.thorough)
+        digest_of = stack.enter_context(_hashing(opened, parts, unknown))
         readers = {n: _reader(part, rules) for n, part in enumerate(parts) if part.kind != identify.TAR}
-        archives = [(part.label, _members(part, opened[n], readers.get(n))) for n, part in enumerate(parts)]
+        tars = {n: (opened[n], part.vouched) for n, part in enumerate(parts) if part.kind == identify.TAR}
+        # A thread that hashes keeps the other processor busy, and is not to be forked.
+        members = stack.enter_context(_members(tars, is_alone=not unknown))
+        archives = [(part.label, readers[n].members() if n in readers else members[n]) for n, part in enumerate(parts)]
         with collection.paused(), console.step("replayed the layers"):
             replay = layers.merge(archives, layers.Limits(entries=rules.entries), literal=literal)
             if rules.excluded is not None:
@@ -178,10 +183,18 @@ def _reader(part: Part, rules: Rules) -> Reader:
     return Base(tree.read(path)) if part.kind == identify.TREE else folder.Scan(path, rules.excluded)
 
 
-def _members(part: Part, descriptor: int, reader: Reader | None) -> Iterator[Member]:
+@contextlib.contextmanager
+def _members(tars: dict[int, tuple[int, bool]], *, is_alone: bool) -> Iterator[dict[int, Iterator[Member]]]:
+    """Yield the members of tars, each a descriptor and whether it is vouched for, by the numbers of their parts."""
     from banger_tools import tar
 
-    return tar.members(descriptor, vouched=part.vouched) if reader is None else reader.members()
+    if is_alone and sum(os.fstat(descriptor).st_size for descriptor, _ in tars.values()) >= LARGE:
+        from banger_tools import ahead
+
+        with ahead.members(list(tars.values())) as found:
+            yield dict(zip(tars, found, strict=True))
+    else:
+        yield {n: tar.members(descriptor, vouched=vouched) for n, (descriptor, vouched) in tars.items()}
 
 
 def _place(entries: Sequence[Entry], readers: dict[int, Reader], counts: Sequence[int]) -> None:
@@ -213,16 +226,20 @@ def _opened(part: Part) -> Iterator[int]:
         os.close(descriptor)
 
 
+def _unknown(descriptors: Sequence[int], parts: Sequence[Part], *, thorough: bool) -> list[int]:
+    """Return the numbers of the tars that are to be hashed: those that carry no mark, or all."""
+    tars = [number for number, part in enumerate(parts) if part.kind == identify.TAR]
+    return [number for number in tars if thorough or not _is_marked(descriptors[number], parts[number])]
+
+
 @contextlib.contextmanager
 def _hashing(
-    descriptors: Sequence[int], parts: Sequence[Part], *, thorough: bool
+    descriptors: Sequence[int], parts: Sequence[Part], unknown: Sequence[int]
 ) -> Iterator[Callable[[int], str | None]]:
-    """Hash the tars that carry no mark, or all, in a thread while the body runs; it leaves the interpreter free.
+    """Hash some tars in a thread while the body runs; it leaves the interpreter free.
 
     Yield what waits for the digest of a part by its number, and knows without hashing what a mark stands for.
     """
-    tars = [number for number, part in enumerate(parts) if part.kind == identify.TAR]
-    unknown = [number for number in tars if thorough or not _is_marked(descriptors[number], parts[number])]
     if not unknown:  # as usual, and threads take long to load
         yield lambda number: parts[number].diff_id
         return

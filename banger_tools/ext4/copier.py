@@ -1,21 +1,18 @@
 """Copying the content of files into the image, in a process of its own beside the one that writes the metadata.
 
-A thread would not do: the interpreter's lock is the limit. Small neighbours leave in one system call with the zeros
-between them, large files are copied inside the kernel.
+Small neighbours leave in one system call with the zeros between them, large files are copied inside the kernel.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import mmap
 import os
-import signal
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from banger_tools import errors, files
+from banger_tools import beside, errors, files
 from banger_tools.contents import Contents
 from banger_tools.tree import Entry
 
@@ -24,6 +21,7 @@ LARGE = 64 << 10
 MAX_SLICES = 1000  # IOV_MAX is 1024
 MAX_BATCH = 4 << 20
 _ZEROS = bytes(BLOCK)
+_CUT = "a layer became shorter while it was read"
 
 
 class Copy(NamedTuple):
@@ -42,55 +40,9 @@ def copying(copies: Iterable[Copy], loose: Sequence[Entry], contents: Contents, 
     `copies` is run through there, too; `loose` holds the files of folders that it came upon so far. `target` is a
     descriptor. Raises the error that the copier met; stops it if the body fails.
     """
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reader)
-        _child(copies, _Loose(loose, contents), target, writer)
-    os.close(writer)
-    try:
+    with beside.running(lambda: _copy_all(copies, _Loose(loose, contents), target), _CUT) as wait:
         yield
-        with open(reader, "rb", closefd=False) as pipe:
-            said = pipe.read()
-    except BaseException:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        raise
-    finally:
-        os.close(reader)
-    _, status = os.waitpid(child, 0)
-    _check(status, said)
-
-
-def _check(status: int, said: bytes) -> None:
-    if said:
-        number, message, hint = json.loads(said)
-        kind = next(kind for kind in errors.ERRORS if kind.status == number)
-        raise kind(message, hint)
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGBUS:
-        raise errors.BadInput("a layer became shorter while it was read")
-    if status != 0:
-        raise errors.IOFailure(f"the copying process ended with status {os.waitstatus_to_exitcode(status)}")
-
-
-def _child(copies: Iterable[Copy], loose: _Loose, target: int, pipe: int) -> None:
-    """Copy everything and end the process; what failed goes into the pipe."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    status = 1
-    try:
-        _copy_all(copies, loose, target)
-        status = 0
-    except OSError as error:
-        _tell(errors.os_error(error), pipe)
-    except errors.BangerError as error:
-        _tell(error, pipe)
-    finally:
-        os._exit(status)
-
-
-def _tell(error: errors.BangerError, pipe: int) -> None:
-    os.write(pipe, json.dumps([error.status, error.message, error.hint]).encode())
+        wait()
 
 
 class _Loose:
