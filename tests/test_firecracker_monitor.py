@@ -140,8 +140,8 @@ def test_old_firecracker_is_refused_with_its_version(fake: Path) -> None:
 
 
 def test_kernel_that_comes_to_its_end_in_firecracker_proves_it(fake: Path) -> None:
-    reached = 'test "$1" = --no-api && grep -q vmlinux "$3" && echo "Kernel panic - not syncing: VFS: Unable"; sleep 99'
-    program(fake / "firecracker", "1.10.0", reached)
+    panic = 'test "$1" = --no-api && grep -q vmlinux "$3" && echo "Kernel panic - not syncing: VFS: Unable"'
+    program(fake / "firecracker", "1.10.0", f"{panic}; exec sleep 99")  # a child of the shell's would outlive it
     firecracker.check(spec_of(fake))
     program(fake / "firecracker", "1.10.0")  # not tried again
     firecracker.check(spec_of(fake))
