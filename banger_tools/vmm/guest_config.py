@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from banger_tools import guest
 from banger_tools.net.attachment import Attachment
 from banger_tools.vmm import spec as specs
 
-SCHEMA = "banger-guest/1"
 BLOCK = 4096
 
 # QEMU's own user network, as its guests find it: it has no say in these
@@ -27,7 +27,7 @@ def build(spec: specs.Spec, network: Attachment | None, *, work_disk: bool, powe
     if work_disk:
         disks["work"] = "/dev/vdb"
     config: dict[str, Any] = {
-        "schema": SCHEMA,
+        "schema": guest.CONFIG_SCHEMA,
         "hostname": spec.name,
         "disks": disks,
         "time": now,
