@@ -10,23 +10,24 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from banger_tools import console, errors, files, lease, locations
+from banger_tools import files, lease, locations
 from banger_tools.apt import workspace
 from banger_tools.net import taps
 from banger_tools.oci.cache import NOTE, Cache, is_leftover
 from banger_tools.store import images, kernels, staging, vms
 from banger_tools.vmm import life, usage
 
+HALF_MADE, TAP = "half-made object", "tap"
 STALE = 600.0  # seconds after which nobody is taken to write to a small file that nobody can lock
 
 
 class Leftover(NamedTuple):
-    """One of them: its kind and name, the bytes that it takes, and what removes it and tells whether it is gone."""
+    """What may go: its kind and name, the bytes that it takes, and what removes it and tells whether that did."""
 
     kind: str
     name: str
@@ -43,20 +44,7 @@ def found() -> Iterator[Leftover]:
     yield from transfers()
     yield from stale_files()
     yield from locks()
-    for tap in taps.leftovers(life.may_run):
-        yield Leftover("tap", tap.name, 0, lambda: taps.sweep(life.may_run) is not None)
-
-
-def remove(chosen: Iterable[Leftover]) -> list[Leftover]:
-    """Remove leftovers, and return those that went; what cannot be removed is warned of, and stops no other."""
-    gone = []
-    for one in list(chosen):
-        try:
-            gone += [one] if one.remove() else []
-        except (errors.BangerError, OSError) as error:
-            reason = errors.reason(error) if isinstance(error, OSError) else error.message
-            console.warning(f"the {one.kind} '{one.name}' could not be removed: {reason}")
-    return gone
+    yield from lost_taps()
 
 
 # The store ----------------------------------------------------------------------
@@ -65,7 +53,7 @@ def remove(chosen: Iterable[Leftover]) -> list[Leftover]:
 def half_made(parent: Path) -> Iterator[Leftover]:
     """Yield what was to become an object in a folder of the store, or is what is left of one."""
     for folder in staging.abandoned(parent):
-        yield Leftover("half-made object", str(folder), usage.disk(folder), partial(_discard, folder, folder))
+        yield Leftover(HALF_MADE, str(folder), usage.disk(folder), partial(_discard, folder, folder))
 
 
 def work_folders() -> Iterator[Leftover]:
@@ -133,6 +121,12 @@ def _locked(path: Path, kind: int) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def lost_taps() -> Iterator[Leftover]:
+    """Yield the taps of machines that do not run."""
+    for tap in taps.leftovers(life.may_run):
+        yield Leftover(TAP, tap.name, 0, partial(taps.discard, tap, life.may_run))
 
 
 # The cache ----------------------------------------------------------------------

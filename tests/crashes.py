@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from banger_tools import leftovers
+from banger_tools.commands import pruning
 from tests import support
 
 # What changes a disk, or asks for it to be flushed; the question mark is for calls that an architecture does not have.
@@ -112,4 +113,4 @@ def strays(home: Path, *objects: str) -> list[str]:
 
 def prune() -> None:
     """Remove what was left, as `banger prune` does, without a program for it each time."""
-    leftovers.remove(leftovers.found())
+    pruning.remove(list(leftovers.found()))

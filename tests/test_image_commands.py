@@ -332,13 +332,16 @@ def test_images_that_no_machine_was_made_from_are_pruned(banger_home: Path, tmp_
     assert listed(banger_home) == ["broken", "used"]
 
 
-def test_image_that_is_used_by_now_stays(banger_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_that_is_used_by_now_stays(
+    banger_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from banger_tools.commands import image_prune
 
     publish(disk(tmp_path), "web")
-    names = image_prune.prunable()
-    machine("vm", "web")
-    done, status = image_prune.prune(names)
-    assert (done.images, status) == ([], 0)
+    assert image_prune.prunable() == ["web"]
+    monkeypatch.setattr(image_prune, "prunable", lambda: [machine("vm", "web") and "web"])
+    assert image_prune.main(["--force", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert (json.loads(printed.out)["images"], "is used by VM 'vm': it stays" in printed.err) == ([], True)
     assert listed(banger_home) == ["web"]
     assert (vms.folder("vm") / specs.RECORD).exists()

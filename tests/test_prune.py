@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from banger_tools import files, lease, leftovers, locations
+from banger_tools.commands import pruning
 from banger_tools.doctor import stored as checks
 from banger_tools.store import images, kernels, staging, vms
-from tests import stored, stored_images, support
+from tests import netlab, stored, stored_images, support
 from tests.stored_images import disk, machine, publish
 
 # Makes one thing of each kind that programs work on, as they do, and is killed in the middle or, told so, waits.
@@ -184,12 +185,33 @@ def test_leftover_that_somebody_took_up_meanwhile_stays(banger_home: Path) -> No
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        assert leftovers.remove([found]) == []
+        assert pruning.remove([found]) == ([], 0)
         assert folder.exists()
     finally:
         os.close(descriptor)
-    assert [one.name for one in leftovers.remove([found])] == [str(folder)]
+    assert pruning.remove([found]) == ([found], 0)
     assert not folder.exists()
+
+
+@pytest.mark.root
+def test_each_tap_of_a_machine_that_is_gone_is_removed_by_itself_and_once(banger_home: Path, tmp_path: Path) -> None:
+    script = "import json\nfrom banger_tools import leftovers\none, two = leftovers.lost_taps()\n"
+    script += "print(json.dumps([two.name, one.remove(), one.remove(), [left.name for left in leftovers.lost_taps()]]))"
+    with netlab.host() as host:
+        before = host.state()
+        for folder in (tmp_path / "one", tmp_path / "two"):
+            folder.mkdir()
+            host.attach(folder)
+        for folder in (tmp_path / "one", tmp_path / "two"):
+            folder.rmdir()
+        staying, first, again, left = json.loads(host.run(sys.executable, "-c", script, env=host.environment()).stdout)
+        assert (first, again, left) == (True, False, [staying])
+        assert [name for name in host.links() if name.startswith("bg-")] == [staying]
+        for command in ("vm prune", "prune"):
+            told = json.loads(host.run(*support.argv("banger", *command.split(), "--dry-run", "--json")).stdout)
+            assert staying in (told["taps"] if command == "vm prune" else [one["name"] for one in told["removed"]])
+        assert f"removed tap {staying}" in host.run(*support.argv("banger", "prune")).stdout
+        assert host.state() == before
 
 
 def staging_folder() -> Path:

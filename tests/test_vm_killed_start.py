@@ -53,7 +53,8 @@ match sys.argv[1]:
     case "delete":
         life.delete("web", force=True)
     case "sweep":
-        taps.sweep(life.may_run)
+        for tap in taps.leftovers(life.may_run):
+            assert taps.discard(tap, life.may_run)
 """
 
 

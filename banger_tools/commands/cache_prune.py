@@ -36,10 +36,8 @@ See also:
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,6 +45,7 @@ from typing import NamedTuple
 
 from banger_tools import cli, console, errors, inventory, lease, locations, sizes
 from banger_tools.apt import workspace
+from banger_tools.commands import pruning
 from banger_tools.inventory import Entry, Inventory
 from banger_tools.oci.cache import RESUMABLE, Cache
 from banger_tools.oci.documents import Descriptor
@@ -154,26 +153,15 @@ def _used(path: Path, since: int) -> bool:
         return False
 
 
-def report(done: Pruned, *, dry_run: bool) -> str:
-    """Return what was done as text for people."""
-    verb = "would remove" if dry_run else "removed"
-    lines = [f"{verb} {entry.kind} {console.printable(entry.name)}\n" for entry in done.removed]
-    freed = "would be freed" if dry_run else "freed"
-    return "".join(lines) + f"{sizes.show(done.freed)} {freed}, {sizes.show(done.left)} left\n"
-
-
 def work(arguments: cli.Arguments) -> None:
     """Prune, and say what went."""
     keep, dry_run = Keep.parse(arguments["--keep"]), bool(arguments["--dry-run"])
     done = prune(Cache(locations.cache()), keep, dry_run=dry_run)
     if done.spared:
         console.note(f"{len(done.spared)} entries stay because they may be in use, or were within the last minute")
-    if not arguments["--json"]:
-        sys.stdout.write(report(done, dry_run=dry_run))
-        return
-    removed, spared = ([{"kind": e.kind, "name": e.name} for e in entries] for entries in (done.removed, done.spared))
-    whole = {"dry_run": dry_run, "removed": removed, "spared": spared, "freed": done.freed, "left": done.left}
-    sys.stdout.write(json.dumps(whole, indent=2) + "\n")
+    whole = {"removed": done.removed, "spared": done.spared}
+    named = {key: [{"kind": one.kind, "name": one.name} for one in entries] for key, entries in whole.items()}
+    pruning.tell(arguments, done.removed, named, done.freed, left=done.left)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

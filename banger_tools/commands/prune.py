@@ -33,41 +33,21 @@ See also:
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from banger_tools import cli, console, errors, sizes
-
-if TYPE_CHECKING:
-    from banger_tools.leftovers import Leftover
-
-
-def report(gone: Sequence[Leftover], *, dry_run: bool) -> str:
-    """Return what was done as text for people."""
-    verb, freed = ("would remove", "would be freed") if dry_run else ("removed", "freed")
-    lines = [f"{verb} {one.kind} {console.printable(one.name)}\n" for one in gone]
-    return "".join(lines) + f"{sizes.show(sum(one.size for one in gone))} {freed}\n"
-
-
-def described(gone: Sequence[Leftover], *, dry_run: bool) -> str:
-    """Return what was done as JSON."""
-    removed = [{"kind": one.kind, "name": one.name, "size": one.size} for one in gone]
-    whole = {"dry_run": dry_run, "removed": removed, "freed": sum(one.size for one in gone)}
-    return json.dumps(whole, indent=2) + "\n"
+from banger_tools import cli, errors, leftovers
+from banger_tools.commands import pruning
 
 
 def work(arguments: cli.Arguments) -> int:
     """Remove the leftovers, and say what went."""
-    from banger_tools import leftovers
-
-    dry_run, found = bool(arguments["--dry-run"]), list(leftovers.found())
-    gone = found if dry_run else leftovers.remove(found)
-    shown = described if arguments["--json"] else report
-    sys.stdout.write(shown(gone, dry_run=dry_run))
-    missed = {one.name for one in found} - {one.name for one in gone}
-    stay = missed and missed & {one.name for one in leftovers.found()}  # others may have removed it, or work on it
+    gone, failed = list(leftovers.found()), 0
+    if not arguments["--dry-run"]:
+        found = {one.name for one in gone}
+        gone, failed = pruning.remove(gone)
+    removed = [{"kind": one.kind, "name": one.name, "size": one.size} for one in gone]
+    pruning.tell(arguments, gone, {"removed": removed}, sum(one.size for one in gone))
+    stay = failed and found & {one.name for one in leftovers.found()}  # others may have removed it meanwhile
     return errors.Negative.status if stay else 0
 
 

@@ -67,15 +67,15 @@ def each(words: Sequence[str], arguments: cli.Arguments, names: Sequence[str], o
     return next((status for status in statuses if status), 0)
 
 
-def in_turn(names: Sequence[str], one: Callable[[str], None]) -> int:
-    """Do something quick to several machines, one after the other; what fails is said, and stops no other.
+def in_turn(items: Sequence[T], one: Callable[[T], None]) -> int:
+    """Do something quick to several things, one after the other; what fails is said, and stops no other.
 
     Return the exit status of the first failure.
     """
     statuses = []
-    for name in names:
+    for item in items:
         try:
-            one(name)
+            one(item)
         except (errors.BangerError, OSError) as error:
             statuses.append(cli.status_of(error))
     return statuses[0] if statuses else 0

@@ -116,8 +116,8 @@ def leftovers() -> Iterator[Check]:
     from banger_tools import leftovers as left
 
     found = list(left.found())
-    things = [one.name for one in found if one.kind != "tap"]
-    taps = [one.name for one in found if one.kind == "tap"]
+    things = [one.name for one in found if one.kind != left.TAP]
+    taps = [one.name for one in found if one.kind == left.TAP]
     if things:
         taken = sizes.show(sum(one.size for one in found))
         yield Check("leftovers", WARN, f"of programs that died, taking {taken}: {', '.join(things)}", "banger prune")

@@ -197,16 +197,15 @@ def leftovers(alive: Callable[[str], bool]) -> list[Tap]:
     return [tap for tap in _ours(links.listed()) if _is_left(tap, alive)]
 
 
-def sweep(alive: Callable[[str], bool]) -> list[str]:
-    """Remove those taps, and return their names."""
-    if not leftovers(alive):
-        return []
+def discard(tap: Tap, alive: Callable[[str], bool]) -> bool:
+    """Remove one of those taps, and with the last one all that was made for them; tell whether it still was one."""
     with _locked():
-        left = leftovers(alive)
-        for tap in left:
-            _remove(tap)
+        left = [one for one in _ours(links.listed()) if (one.name, one.mark) == (tap.name, tap.mark)]
+        left = [one for one in left if _is_left(one, alive)]
+        for one in left:
+            _remove(one)
         _sweep()
-    return [tap.name for tap in left]
+    return bool(left)
 
 
 def _is_left(tap: Tap, alive: Callable[[str], bool]) -> bool:
