@@ -239,13 +239,13 @@ class Faulty(NamedTuple):
 
 @contextlib.contextmanager
 def faulty(
-    upstream: str, meddle: Handler, tls: ssl.SSLContext | None = None, address: str = "127.0.0.1"
+    upstream: str, meddle: Handler, tls: ssl.SSLContext | None = None, address: str = "127.0.0.1", port: int = 0
 ) -> Iterator[Faulty]:
     """Run a proxy before a registry that meddles with some requests."""
     seen: list[tuple[str, dict[str, str]]] = []
     kind = type("Meddler", (Proxy,), {"upstream": upstream, "meddle": staticmethod(meddle), "seen": seen})
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    server = type("Server", (http.server.ThreadingHTTPServer,), {"address_family": family})((address, 0), kind)
+    server = type("Server", (http.server.ThreadingHTTPServer,), {"address_family": family})((address, port), kind)
     server.daemon_threads = True
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True)

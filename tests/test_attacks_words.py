@@ -191,18 +191,18 @@ NEAR = [
     "0",
     "[fe80::1]",
 ]
-NEAR += ["2130706433", "0x7f.1", "0177.0.0.1", "[::]", "x.localhost", "user@127.0.0.1"]
+NEAR += ["2130706433", "0x7f.1", "0177.0.0.1", "[::]", "x.localhost", "user@127.0.0.1", "[fe80::1%25eth0]"]
+NEAR += ["100.100.100.200", "[fd00:ec2::254]", "metadata.localhost."]
 
 
 @pytest.mark.parametrize("host", NEAR)
 def test_this_machine_is_known_in_every_spelling(host: str) -> None:
-    assert hosts.leads_inward(f"http://{host}/latest/meta-data", "registry.example")
-    assert not hosts.leads_inward(f"http://{host}/x", "127.0.0.1:5000")
+    assert hosts.is_near(hosts.of_url(f"http://{host}/latest/meta-data"))
 
 
 @pytest.mark.parametrize("host", ["a.example", "10.0.0.1", "192.168.1.1:5000", "[2001:db8::1]", "127.0.0.1.example"])
 def test_other_hosts_are_elsewhere(host: str) -> None:
-    assert not hosts.leads_inward(f"https://{host}/x", "registry.example")
+    assert not hosts.is_near(hosts.of_url(f"https://{host}/x"))
 
 
 ROADS = ["redirect of a manifest", "redirect of a layer", "token server", "foreign layer"]

@@ -216,12 +216,16 @@ class _Transfer:
     @contextlib.contextmanager
     def _get(self, headers: Mapping[str, str]) -> Iterator[BaseHTTPResponse]:
         self.is_pieced = self.is_pieced or "Range" in headers
-        with web.get(self._transport, self._task.ref.location, headers) as response:
+        with self._asked(headers) as response:
             validator = (response.headers.get("ETag"), response.headers.get("Last-Modified"))
             if self._task.ref.digest is None and self._validator not in (None, validator) and response.status != 416:
                 raise errors.Retry(f"{self._task.what} changed while it was fetched", "try again")
             self._validator = validator
             yield response
+
+    def _asked(self, headers: Mapping[str, str]) -> contextlib.AbstractContextManager[BaseHTTPResponse]:
+        ref = self._task.ref
+        return web.get(self._transport, ref.location, headers, source=ref.named_by)
 
     def _keep(self, part: Path, digest: str) -> None:
         target = _path(digest, self._task.cache)
@@ -245,7 +249,7 @@ class _Transfer:
         headers = {"If-None-Match": before.etag}
 
         def once() -> bool:
-            with web.get(self._transport, self._task.ref.location, headers) as response:
+            with self._asked(headers) as response:
                 return response.status == 304
 
         return self._transport.patiently(self._task.what, once)

@@ -108,7 +108,7 @@ def parse(data: bytes, where: str) -> Catalog:
     """
     raw = typed.object_of_schema(data, SCHEMA, "a catalog", where)
     try:
-        catalog: Catalog = msgspec.convert(raw, Catalog)
+        catalog: Catalog = typed.convert(raw, Catalog)
     except msgspec.ValidationError as error:
         raise errors.BadInput(f"{where}: {typed.problem(error, SHA256_WORDS)}") from error
     for number, entry in enumerate(catalog.images):
@@ -160,19 +160,21 @@ def _wrong(entry: Entry) -> str | None:
     return None
 
 
-def reference_of(entry: Entry, folder: Path | None = None) -> Reference:
+def reference_of(entry: Entry, folder: Path | None = None, host: str | None = None) -> Reference:
     """Return what an entry stands for; files that it names are relative to `folder`, where its catalog is.
 
-    Raises BadUsage for text that is no reference.
+    `host` is that of a catalog behind a URL. Raises BadUsage for text that is no reference.
     """
     if entry.url is not None:
-        return reference.parse_bundle(f"{entry.url}#sha256:{entry.sha256}")
+        return reference.parse_bundle(f"{entry.url}#sha256:{entry.sha256}")._replace(named_by=host)
     ref = reference.parse(str(entry.source))
+    if isinstance(ref, reference.Bundle) and ref.is_url:
+        return ref._replace(named_by=host)
     if folder is None:
         return ref
     match ref:
         case reference.Layout() | reference.DockerArchive() | reference.Rootfs():
             return ref._replace(path=folder / ref.path)
-        case reference.Bundle(location=location) if not ref.is_url:
+        case reference.Bundle(location=location):
             return ref._replace(location=str(folder / location))
     return ref

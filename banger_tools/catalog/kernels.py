@@ -36,7 +36,7 @@ def find(name: str, access: Access, wanted: manifest.Platform | None = None) -> 
     for origin, entry in _preferred(name, access):
         reason = why_not(entry, wanted)
         if reason is None:
-            return Found(entry, origin.label, source_of(entry))
+            return Found(entry, origin.label, source_of(entry, origin.host))
         refusals.append(f"{entry.text}, of {origin.label}: {reason}")
     if refusals:
         raise errors.Unavailable(f"no entry of the kernel '{name}' can be used here", "\n".join(refusals))
@@ -57,11 +57,13 @@ def _preferred(name: str, access: Access) -> Iterator[tuple[Origin, Kernel]]:
         yield from ((origin, entry) for entry in sorted(found, key=lambda entry: entry.arch != here))
 
 
-def source_of(entry: Kernel) -> Source:
-    """Return what an entry stands for."""
+def source_of(entry: Kernel, host: str | None = None) -> Source:
+    """Return what an entry stands for; `host` is that of a catalog behind a URL."""
     source = sources.parse(entry.text)
     assert source is not None
-    return source._replace(size=entry.size) if isinstance(source, sources.Archive) else source
+    if isinstance(source, sources.Archive):
+        return sources.Archive(source.bundle._replace(named_by=host), entry.size)
+    return source
 
 
 def why_not(entry: Kernel, wanted: manifest.Platform | None = None) -> str | None:

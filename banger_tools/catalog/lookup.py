@@ -11,9 +11,11 @@ from banger_tools import errors, manifest
 from banger_tools.catalog import entries, origins
 from banger_tools.catalog.entries import Entry
 from banger_tools.catalog.origins import Access, Origin
-from banger_tools.oci import platforms, reference
+from banger_tools.oci import hosts, platforms, reference
 from banger_tools.oci.cache import Cache
 from banger_tools.oci.reference import Reference
+
+_NOT_OURS = "a catalog behind a URL may not name what is on this machine"
 
 
 class Found(NamedTuple):
@@ -42,7 +44,7 @@ def find(requested: str, access: Access, wanted: manifest.Platform | None = None
     """
     refusals: list[str] = []
     for origin, entry in named(requested, access):
-        ref = entries.reference_of(entry, origin.folder)
+        ref = entries.reference_of(entry, origin.folder, origin.host)
         refusal = why_not(entry, ref, origin, access, wanted)
         if refusal is None:
             return Found(requested, ref, entry.name, entry, origin.label)
@@ -92,6 +94,8 @@ def why_not(
     cache = Cache(access.cache)
     match ref:
         case reference.Registry():
+            if origin.host is not None and hosts.is_near(ref.host) and not hosts.is_near(origin.host):
+                return _NOT_OURS
             known = not access.offline or cache.resolved(str(ref)) is not None
             return None if known else "it is not in the cache, and going out is not allowed"
         case reference.Bundle(is_url=True):
@@ -101,8 +105,8 @@ def why_not(
             return None if known else "it is not in the cache, and going out is not allowed"
         case reference.Apt():
             return _why_no_packages(entry, ref, access, wanted)
-    if origin.is_remote:
-        return "a catalog behind a URL may not name what is on this machine"
+    if origin.host is not None:
+        return _NOT_OURS
     if isinstance(ref, reference.Daemon):
         return None if shutil.which(ref.engine) else f"'{ref.engine}' is not installed"
     path = ref.location if isinstance(ref, reference.Bundle) else ref.path

@@ -21,7 +21,7 @@ from msgspec import Struct
 from banger_tools import config, console, errors, files
 from banger_tools.catalog import entries
 from banger_tools.catalog.entries import Catalog
-from banger_tools.oci import web
+from banger_tools.oci import hosts, web
 from banger_tools.oci.cancel import Cancel
 from banger_tools.oci.http import Settings
 
@@ -30,12 +30,12 @@ FRESH_SECONDS = 24 * 3600
 
 
 class Origin(NamedTuple):
-    """A catalog that may be read: what it is called, and the folder that its files are relative to, if it has any."""
+    """A catalog that may be read: what it is called, the folder that its files are relative to, or its host."""
 
     label: str
     read: Callable[[], Catalog]
     folder: Path | None = None
-    is_remote: bool = False
+    host: str | None = None
 
 
 class Access(NamedTuple):
@@ -58,7 +58,8 @@ def all_origins(access: Access) -> Iterator[Origin]:
     """
     for catalog in config.load().catalogs:
         if catalog.url is not None:
-            yield Origin(f"the catalog '{catalog.url}'", partial(remote, catalog.url, access), is_remote=True)
+            host = hosts.of_url(catalog.url)
+            yield Origin(f"the catalog '{catalog.url}'", partial(remote, catalog.url, access), host=host)
         elif catalog.file is not None:
             path = Path(catalog.file)
             yield Origin(f"the catalog '{path}'", partial(local, path), path.parent)

@@ -90,7 +90,6 @@ class Authorizer:
         realm, found = fields["realm"], self._credentials()
         if not hosts.is_http_url(realm):
             raise errors.Unavailable(f"'{self._host}' names a token server that is none: '{realm}'")
-        self._transport.refuse_inward(realm, self._host)
         server = urlsplit(realm).netloc
         if found is not None and not self._may_see_secrets(realm):
             raise errors.Denied(f"'{self._host}' wants the password sent to '{realm}', which is not encrypted")
@@ -106,11 +105,13 @@ class Authorizer:
         if found is not None and found.identity_token:
             secret = {"grant_type": "refresh_token", "refresh_token": found.identity_token, "client_id": "banger"}
             headers = {"Content-Type": "application/x-www-form-urlencoded"}
-            request = self._transport.request("POST", realm, headers, urlencode({**query, **secret}).encode())
+            request = self._transport.request(
+                "POST", realm, headers, urlencode({**query, **secret}).encode(), source=self._host
+            )
         else:
             joint = "&" if urlsplit(realm).query else "?"
             headers = {"Authorization": found.basic()} if found else {}
-            request = self._transport.request("GET", realm + joint + urlencode(query), headers)
+            request = self._transport.request("GET", realm + joint + urlencode(query), headers, source=self._host)
         server = urlsplit(realm).netloc
         try:
             with request as response:

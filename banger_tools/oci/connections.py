@@ -1,5 +1,8 @@
 """The connections of one program: pooled by host, each host with a TLS of its own, and all of them to be woken.
 
+Where a connection must not lead to this machine, the address that it has is what is looked at, and before a byte is
+sent: what a name stands for may be another thing each time that somebody asks.
+
 A thread that reads from a connection may be stopped by another: when the program is interrupted, and when one step
 takes too long. The time-outs of sockets do not see the second, if a server sends a byte now and then.
 """
@@ -12,7 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from banger_tools.oci import hosts
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
     import ssl
 
     from urllib3 import BaseHTTPResponse, PoolManager
+
+
+class Inward(Exception):
+    """A connection came out at this machine, or at its link, where it must not; the text is the address."""
 
 
 class _Step:
@@ -86,6 +93,30 @@ def shut(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
 
+class _Way(NamedTuple):
+    """Where connections lead that go through no proxy, and whether that must not be this machine or its link."""
+
+    host: str
+    outward: bool
+
+
+def _near_address(connection: socket.socket) -> str | None:
+    """Return where a connection leads if that is this machine or its link; None if not, or if it broke already."""
+    with contextlib.suppress(OSError):
+        address = str(connection.getpeername()[0])
+        return address if hosts.is_near_address(address) else None
+    return None
+
+
+def _outward(connection: socket.socket, way: _Way | None) -> socket.socket:
+    """Return a connection that was just made, over which nothing was sent; raises Inward."""
+    address = _near_address(connection) if way is not None and way.outward else None
+    if address is not None:
+        connection.close()
+        raise Inward(address)
+    return connection
+
+
 class Connections:
     """Pools of connections, one for each host; `tls` makes the context for a host."""
 
@@ -93,7 +124,8 @@ class Connections:
         self._stall = stall
         self._tls = tls
         self._lock = threading.Lock()
-        self._pools: dict[tuple[str, str | None], PoolManager] = {}
+        self._pools: dict[tuple[str, str | None, bool], PoolManager] = {}
+        self._near: set[str] = set()
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._answering: weakref.WeakKeyDictionary[BaseHTTPResponse, socket.socket] = weakref.WeakKeyDictionary()
         self._guard = Guard(stall)
@@ -115,17 +147,24 @@ class Connections:
         """Guard the reading of some bytes of a response."""
         return self._guard.step(self._answering.get(response))
 
-    def pool(self, url: str) -> PoolManager:
-        """Return the pool for a URL.
+    def was_near(self, host: str) -> bool:
+        """Tell whether a host turned out to be this machine, or on its link, when we connected to it."""
+        return host in self._near
 
-        Raises BadUsage for a proxy that is none, and what making the TLS context of the host raises.
+    def pool(self, url: str, *, outward: bool = False) -> PoolManager:
+        """Return the pool for a URL; `outward`, its connections raise Inward where they lead to this machine.
+
+        A proxy is where the user says, and where it leads is for it to say. Raises BadUsage for a proxy that is none,
+        and what making the TLS context of the host raises.
         """
         scheme, host = urlsplit(url).scheme, hosts.of_url(url)
         proxy = hosts.proxy(url)
         with self._lock:
-            key = (f"{scheme}://{host}", proxy)
+            key = (f"{scheme}://{host}", proxy, outward)
             if key not in self._pools:
-                self._pools[key] = self._make(self._tls(host) if scheme == "https" else None, proxy)
+                pool = self._make(self._tls(host) if scheme == "https" else None, proxy)
+                pool.pool_classes_by_scheme = self._kinds(None if proxy else _Way(host, outward))
+                self._pools[key] = pool
             return self._pools[key]
 
     def _make(self, context: ssl.SSLContext | None, proxy: str | None) -> PoolManager:
@@ -141,10 +180,9 @@ class Connections:
             pool: PoolManager = ProxyManager(address, proxy_headers=headers, **options)
         else:
             pool = PoolManager(**options)
-        pool.pool_classes_by_scheme = self._kinds()
         return pool
 
-    def _kinds(self) -> dict[str, Any]:
+    def _kinds(self, way: _Way | None) -> dict[str, Any]:
         """Return kinds of connection pools that tell which sockets they opened, and guard the headers of answers."""
         from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
         from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -152,17 +190,23 @@ class Connections:
         ours = self
 
         class Plain(HTTPConnection):
+            def _new_conn(self) -> socket.socket:
+                return _outward(super()._new_conn(), way)
+
             def connect(self) -> None:
                 super().connect()
-                ours._note(self.sock)
+                ours._note(self.sock, way)
 
             def getresponse(self) -> Any:
                 return ours._answer(self.sock, super().getresponse)
 
         class Tls(HTTPSConnection):
+            def _new_conn(self) -> socket.socket:
+                return _outward(super()._new_conn(), way)
+
             def connect(self) -> None:
                 super().connect()
-                ours._note(self.sock)
+                ours._note(self.sock, way)
 
             def getresponse(self) -> Any:
                 return ours._answer(self.sock, super().getresponse)
@@ -175,9 +219,11 @@ class Connections:
 
         return {"http": PlainPool, "https": TlsPool}
 
-    def _note(self, connection: socket.socket) -> None:
+    def _note(self, connection: socket.socket, way: _Way | None) -> None:
         with self._lock:  # for nothing may be added while `shut` looks
             self._sockets.add(connection)
+            if way is not None and _near_address(connection):
+                self._near.add(way.host)
 
     def _answer(self, connection: socket.socket, receive: Callable[[], BaseHTTPResponse]) -> BaseHTTPResponse:
         """Receive the headers of an answer, and remember where its body comes from."""

@@ -15,6 +15,10 @@ from banger_tools.oci import reference
 
 HUB_ENDPOINT = "registry-1.docker.io"
 _PORTS = {"http": 80, "https": 443}
+# Where clouds tell a machine its secrets, beside 169.254.169.254: Alibaba, Oracle, Azure, Amazon and Google
+_METADATA = frozenset(
+    map(ipaddress.ip_address, ("100.100.100.200", "192.0.0.192", "168.63.129.16", "fd00:ec2::254", "fd20:ce::254"))
+)
 
 
 def endpoint(host: str) -> str:
@@ -50,23 +54,23 @@ def is_loopback(host: str) -> bool:
     return address is not None and address.is_loopback
 
 
-def leads_inward(url: str, source: str) -> bool:
-    """Tell whether a URL that the host `source` names leads to this machine or its link, where that host is not.
+def is_near(host: str) -> bool:
+    """Tell whether a host is this machine or on its link, by name or by any spelling of an address.
 
-    Such a request would reach what trusts this machine: its own services, or the metadata service of a cloud.
+    There is what trusts this machine: its own services, or the metadata service of a cloud.
     """
-    return _is_near(of_url(url)) and not _is_near(source)
-
-
-def _is_near(host: str) -> bool:
-    """Tell whether a host is this machine or on its link, by name or by any spelling of an address."""
     name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
-    if is_loopback(name):
-        return True
-    address = _address(name) or _old_spelling(name)
+    return name == "localhost" or name.endswith(".localhost") or is_near_address(name)
+
+
+def is_near_address(text: str) -> bool:
+    """Tell whether an address, in any spelling, is one of this machine or of its link."""
+    address = _address(text) or _old_spelling(text)
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         address = address.ipv4_mapped
-    return address is not None and (address.is_loopback or address.is_link_local or address.is_unspecified)
+    if address is None:
+        return False
+    return address.is_loopback or address.is_link_local or address.is_unspecified or address in _METADATA
 
 
 def _old_spelling(name: str) -> ipaddress.IPv4Address | None:

@@ -17,7 +17,7 @@ from urllib.parse import urljoin, urlsplit
 from banger_tools import __version__, config, console, errors
 from banger_tools.oci import failures, hosts, tls
 from banger_tools.oci.cancel import Cancel
-from banger_tools.oci.connections import Connections
+from banger_tools.oci.connections import Connections, Inward
 from banger_tools.oci.credentials import Credentials
 from banger_tools.oci.failures import Busy, NotTls, Unreachable
 from banger_tools.oci.hosts import is_loopback
@@ -75,6 +75,7 @@ class Transport:
         self.host = host
         self.settings = settings
         self.cancel = cancel
+        self._asked: set[str] = set()  # hosts that the user named
         self._connections = Connections(settings.stall, self._tls_context)
         cancel.add_waker(self._connections.shut)
 
@@ -96,19 +97,21 @@ class Transport:
 
     @contextlib.contextmanager
     def request(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None, *, source: str | None = None
     ) -> Iterator[BaseHTTPResponse]:
         """Send one request, and yield the response whatever its status; redirects are not followed.
 
-        Raises Busy, NotTls, Unavailable.
+        `source` is the host that named the URL, None for the user. Raises Busy, NotTls, Unavailable, and Denied if that
+        host sends us to this machine.
         """
         if self.settings.offline:
             raise errors.Unavailable(
                 f"'{url}' is needed, and going out is not allowed", "run it without --offline and --pull=never"
             )
         headers = {"User-Agent": f"banger/{__version__}", "Accept-Encoding": "identity", **headers}
-        with self.sorted_errors(url):
-            response = self._connections.pool(url).request(
+        outward = self._must_lead_outward(url, source)
+        with self.sorted_errors(url), _denied_inward(url, source):
+            response = self._connections.pool(url, outward=outward).request(
                 method, url, body=body, headers=headers, redirect=False, preload_content=False, decode_content=False
             )
         try:
@@ -118,30 +121,40 @@ class Transport:
 
     @contextlib.contextmanager
     def follow(
-        self, url: str, headers: Mapping[str, str], authorization: str | None = None
+        self, url: str, headers: Mapping[str, str], authorization: str | None = None, *, source: str | None = None
     ) -> Iterator[BaseHTTPResponse]:
         """Get a URL and follow redirects; no other host gets to see the Authorization header.
 
-        Raises what `request` raises, Unavailable or BadInput for redirects that lead nowhere, Denied for one to this
-        machine.
+        Raises what `request` raises, Unavailable or BadInput for redirects that lead nowhere.
         """
         origin = host = _origin(url)
         for _ in range(REDIRECTS + 1):
             own = {"Authorization": authorization} if authorization and host == origin else {}
-            with self.request("GET", url, {**headers, **own}) as response:
+            with self.request("GET", url, {**headers, **own}, source=source) as response:
                 target = response.headers.get("Location")
                 if response.status not in _REDIRECTIONS or not target:
                     yield response
                     return
-            source, url = url, _redirected(url, target)
-            self.refuse_inward(url, hosts.of_url(source))
+            source, url = hosts.of_url(url), _redirected(url, target)
             host = _origin(url)
         raise errors.Unavailable(f"'{origin[1]}' redirects without end")
 
-    def refuse_inward(self, url: str, source: str) -> None:
-        """Raise Denied if the host `source` sends us to this machine or its link, and the user did not allow that."""
-        if hosts.leads_inward(url, source) and not self.settings.is_plain(hosts.of_url(url)):
-            raise errors.Denied(f"'{source}' leads to '{url}', which is this machine or its own network")
+    def _must_lead_outward(self, url: str, source: str | None) -> bool:
+        """Tell whether a URL must lead neither to this machine nor to its link, which is known only when we connect.
+
+        That is so for what another host names, unless that host is here itself, or the user allowed it. Raises Denied
+        if the URL says already where it leads.
+        """
+        host = hosts.of_url(url)
+        if source is None:
+            self._asked.add(host)
+        if host in self._asked or self.settings.is_plain(host) or hosts.is_near(source or ""):
+            return False
+        if self._connections.was_near(source or ""):
+            return False
+        if hosts.is_near(host):
+            raise _inward(url, source)
+        return True
 
     def read(self, response: BaseHTTPResponse, amount: int, url: str) -> bytes:
         """Return some bytes of a body, none at its end.
@@ -207,6 +220,20 @@ class Transport:
             raise errors.Retry(f"{what}: {busy.message}{wanted}", "try again later; what has arrived is kept") from busy
         console.note(f"{what}: {busy.message}; trying again in {seconds:.1f} s")
         self.cancel.sleep(seconds)
+
+
+def _inward(url: str, source: str | None, address: str = "") -> errors.Denied:
+    where = f" ({address})" if address else ""
+    return errors.Denied(f"'{source}' leads to '{url}', which is this machine or its own network{where}")
+
+
+@contextlib.contextmanager
+def _denied_inward(url: str, source: str | None) -> Iterator[None]:
+    """Say of a connection that was not made who wanted it."""
+    try:
+        yield
+    except Inward as error:
+        raise _inward(url, source, str(error)) from error
 
 
 def _origin(url: str) -> tuple[str, str]:

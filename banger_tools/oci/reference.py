@@ -114,10 +114,14 @@ class Rootfs(NamedTuple):
 
 
 class Bundle(NamedTuple):
-    """A finished image as a catalog offers it: a `.tar.zst` in a file or behind a URL, with its digest if known."""
+    """A finished image as a catalog offers it: a `.tar.zst` in a file or behind a URL, with its digest if known.
+
+    `named_by` is the host whose catalog names it, None for the user.
+    """
 
     location: str
     digest: str | None = None
+    named_by: str | None = None
 
     @property
     def kind(self) -> str:

@@ -29,14 +29,16 @@ def opened(url: str, settings: Settings, cancel: Cancel) -> Iterator[Transport]:
 
 
 @contextlib.contextmanager
-def get(transport: Transport, url: str, headers: Mapping[str, str]) -> Iterator[BaseHTTPResponse]:
+def get(
+    transport: Transport, url: str, headers: Mapping[str, str], *, source: str | None = None
+) -> Iterator[BaseHTTPResponse]:
     """Yield the answer to a request for a file: of status 200, 206, 304 or 416.
 
-    Raises Busy, NoInput, Denied, Unavailable.
+    `source` is the host that named the URL, None for the user. Raises Busy, NoInput, Denied, Unavailable.
     """
     _check_scheme(url, transport.settings)
     try:
-        with transport.follow(url, headers) as response:
+        with transport.follow(url, headers, source=source) as response:
             if response.status not in _ANSWERS:
                 raise _status_error(response, url)
             yield response
