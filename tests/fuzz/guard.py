@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import resource
 import signal
@@ -44,15 +45,19 @@ def confine(folder: Path) -> None:
             check(arguments[0])
         elif event in _MOVES:
             check(arguments[1])
-        elif (
-            event == "socket.connect"
-            and isinstance(arguments[1], tuple)
-            and arguments[1][0] not in ("127.0.0.1", "::1")
-        ):
+        elif event == "socket.connect" and isinstance(arguments[1], tuple) and not _is_here(arguments[1][0]):
             raise Outside(str(arguments[1]))
 
     os.chdir(folder)
     sys.addaudithook(hook)
+
+
+def _is_here(address: str) -> bool:
+    """Tell whether an address is of this machine: a registry that is here may name any of it, 127.0.1.1 as well."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def bound_memory() -> None:
