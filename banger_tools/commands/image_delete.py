@@ -38,21 +38,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from banger_tools import cli
-
-
-def delete(names: Sequence[str], *, force: bool) -> None:
-    """Delete images: all, or none if one may not be deleted."""
-    from banger_tools.store import images
-
-    for name in names:
-        images.check_unused(name, force=force)
-    for name in dict.fromkeys(names):
-        images.delete(name, force=force)
+from banger_tools.commands import deletion
 
 
 def work(arguments: cli.Arguments) -> None:
     """Delete what the command line says."""
-    delete(arguments["NAME"], force=bool(arguments["--force"]))
+    from banger_tools.store import images
+
+    deletion.delete(images, arguments)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
