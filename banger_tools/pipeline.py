@@ -39,6 +39,7 @@ PASSED_ON: Mapping[str, tuple[str, ...]] = {  # options of the driver, and the s
     "--kernel-file": ("publish",),
     "--initrd": ("publish",),
     "--modules": ("publish",),
+    "--no-kernel": ("publish",),
     "--replace": ("publish",),
     "--move": ("publish",),
     "--optional": ("seed",),

@@ -154,7 +154,7 @@ _banger_about() {
       esac
       ;;
     'banger image pull')
-      options='--name= --replace --size= --platform= --pull= --offline --kernel-ref= --kernel= --initrd= --modules= --keep-work= --json --quiet --verbose --progress= --help --version'
+      options='--name= --replace --size= --platform= --pull= --offline --kernel-ref= --kernel= --initrd= --modules= --no-kernel --keep-work= --json --quiet --verbose --progress= --help --version'
       arguments=('file debian-bookworm debian-trixie ubuntu-noble ubuntu-jammy alpine fedora rocky-9 arch') endless=0
       case $2 in
         --name) value='any' ;;

@@ -237,6 +237,7 @@ complete -c banger -n '__banger_called image pull' -l kernel-ref -x -a '(__bange
 complete -c banger -n '__banger_called image pull' -l kernel -r -F -d 'Kernel to go with it, unless the catalog names one: a file'
 complete -c banger -n '__banger_called image pull' -l initrd -r -F -d 'Initrd for --kernel'
 complete -c banger -n '__banger_called image pull' -l modules -x -a '(__fish_complete_directories)' -d 'Modules for --kernel: an initrd is made of those that it needs'
+complete -c banger -n '__banger_called image pull' -l no-kernel -d 'Make it without a kernel, and fetch none: what a machine boots is chosen when it is made'
 complete -c banger -n '__banger_called image pull' -l keep-work -x -a '(__fish_complete_directories)' -d 'Keep each stage'"'"'s manifest and artifact in DIR, an empty folder or a new one'
 complete -c banger -n '__banger_called image pull' -l json -d 'Print the manifest of the image instead of its name'
 complete -c banger -n '__banger_called image pull' -s q -l quiet -d 'Say nothing but errors'

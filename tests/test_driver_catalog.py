@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests import bundles, machines, support, webserver
+from tests import bundles, machines, stored, support, webserver
 from tests.support import run, run_ok
 from tests.webserver import Site
 
@@ -99,6 +99,23 @@ def test_kernel_of_the_catalog_goes_with_the_image_unless_another_is_named(
     assert "'mine'" in named.stderr.decode()
     built = run("banger", "build", "-vv", "-C", tmp_path, "other-kernel")
     assert "--kernel-ref=no-such-kernel" in pipe_of(built)
+
+
+def test_no_kernel_is_fetched_for_an_image_whose_machine_has_another(
+    site: Site, banger_home: Path, tmp_path: Path
+) -> None:
+    configure(banger_home, site)
+    (tmp_path / "bzImage").write_bytes(stored.bzimage())
+    run_ok("banger", "kernel", "import", "--name=mine", f"--kernel={tmp_path / 'bzImage'}")
+    for named in ("--kernel-ref=mine", f"--kernel={tmp_path / 'bzImage'}"):
+        run("banger", "vm", "create", "--no-start", "--image=other-kernel", named)
+        assert json.loads(run_ok("banger", "image", "show", "--json", "other-kernel"))["kernel"] is None
+        assert "no-such-kernel" in run("banger", "image", "pull", "--replace", "other-kernel").stderr.decode()
+        run_ok("banger", "image", "delete", "--force", "other-kernel")
+    assert stored.names(banger_home) == ["mine"]
+    for other in ("--kernel-ref=mine", "--kernel=mine"):
+        done = run("banger", "image", "pull", "--no-kernel", other, "other-kernel")
+        assert (done.returncode, b"exclude each other" in done.stderr) == (64, True)
 
 
 def test_names_that_can_be_had_are_listed(site: Site, banger_home: Path) -> None:

@@ -19,6 +19,7 @@ Options:
   --kernel=FILE         Kernel to go with it, unless the catalog names one: a file.
   --initrd=FILE         Initrd for --kernel.
   --modules=DIR         Modules for --kernel: an initrd is made of those that it needs.
+  --no-kernel           Make it without a kernel, and fetch none: what a machine boots is chosen when it is made.
   --keep-work=DIR       Keep each stage's manifest and artifact in DIR, an empty folder or a new one.
   --json                Print the manifest of the image instead of its name.
   @talk
@@ -105,13 +106,16 @@ class Options(NamedTuple):
 
 
 def _kernel(arguments: cli.Arguments, found: Found) -> dict[str, str | None]:
-    """Return what bg-publish is told of the kernel: --kernel-ref, else what the catalog names, else files.
+    """Return what bg-publish is told of the kernel: none, else --kernel-ref, else what the catalog names, else files.
 
     Raises BadUsage for options that exclude each other.
     """
     files_given = [option for option in ("--kernel", "--initrd", "--modules") if arguments[option]]
-    if arguments["--kernel-ref"] and files_given:
-        raise errors.BadUsage(f"--kernel-ref and {files_given[0]} exclude each other")
+    ways = [option for option in ("--no-kernel", "--kernel-ref", *files_given[:1]) if arguments[option]]
+    if len(ways) > 1:
+        raise errors.BadUsage(f"{ways[0]} and {ways[1]} exclude each other")
+    if arguments["--no-kernel"]:
+        return {"--kernel-ref": None}
     if files_given and not arguments["--kernel"]:
         raise errors.BadUsage(f"{files_given[0]} goes with --kernel only")
     ref = arguments["--kernel-ref"] or (found.entry and found.entry.kernel_ref)

@@ -15,12 +15,16 @@ PULLS = ("missing", "always", "never")
 
 
 class Wanted(NamedTuple):
-    """An image by name, the reference that it can be made of, and what is passed on to bg-boot."""
+    """An image by name, the reference that it can be made of, and what is passed on to bg-boot.
+
+    `kernel` tells whether the machine is to have another kernel than the image's.
+    """
 
     image: str
     source: str
     pull: str
     offline: bool
+    kernel: bool
     boot: tuple[str, ...]
 
     @classmethod
@@ -36,7 +40,8 @@ class Wanted(NamedTuple):
             raise errors.BadUsage("--pull=always and --offline exclude each other")
         image, source = image_and_source(str(precedence.setting("image", arguments["--image"]).value))
         more = [*more, "--offline"] if pull == "never" and not offline else more  # for a kernel that is missing
-        return cls(image, source, pull, offline, (*passed_on(arguments), *more))
+        kernel = bool(arguments["--kernel-ref"] or arguments["--kernel"])
+        return cls(image, source, pull, offline, kernel, (*passed_on(arguments), *more))
 
 
 def passed_on(arguments: cli.Arguments) -> Iterator[str]:
@@ -91,12 +96,13 @@ def provide(wanted: Wanted) -> None:
         if missing:
             console.note(f"there is no image '{wanted.image}' yet: making it from {wanted.source}")
         if missing or wanted.pull == "always":
-            _pull(wanted)
+            _pull(wanted, with_kernel=not (missing and wanted.kernel))
 
 
-def _pull(wanted: Wanted) -> None:
+def _pull(wanted: Wanted, *, with_kernel: bool) -> None:
     named = [f"--pull={wanted.pull}", f"--name={wanted.image}", *(["--offline"] if wanted.offline else [])]
     named += ["--replace"] if wanted.pull == "always" else []
+    named += [] if with_kernel else ["--no-kernel"]
     words = ("image", "pull", *console.passed_on(), *named, "--", wanted.source)
     pipeline.run([pipeline.Command("banger", words)], stdin=subprocess.DEVNULL, timed=False)
 

@@ -13,7 +13,7 @@ Options:
 
 Description:
   The VM is booted by bg-boot(1), which returns when the guest's agent answers, and runs on. An image that is not in
-  the store is made first, as by `banger image pull`.
+  the store is made first, as by `banger image pull`; with --no-kernel if a kernel is named for the VM.
 
 Examples:
   $ banger vm create --name web --image nginx --publish 8080:80

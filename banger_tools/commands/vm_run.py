@@ -26,10 +26,10 @@ Description:
   terminals: every key goes to the guest, ^C too, the window's size is followed, and at the end, whatever it is,
   our terminal is as it was.
 
-  An image that is not in the store is made first, as `banger image pull` does, once if several ask for it.
-  Nothing but its absence starts that: one that is broken or may not be read is an error. With --pull=never nothing is
-  fetched, no kernel either; with --pull=always what the image is made of is asked for afresh, and the new one takes
-  its place. What no option says is as banger-config(5) has it.
+  An image that is not in the store is made first, as `banger image pull` does, once if several ask for it; with
+  --no-kernel if a kernel is named for the VM. Nothing but its absence starts that: one that is broken or may not be
+  read is an error. With --pull=never nothing is fetched, no kernel either; with --pull=always what the image is made of
+  is asked for afresh, and the new one takes its place. What no option says is as banger-config(5) has it.
 
   Without --rm the VM runs on; `banger vm exec`, `stop` and `delete` lead it. With -d and a COMMAND, the VM exists for
   it: it runs in place of the image's own (--run), what it prints is on the console (`banger vm logs`), and when it
