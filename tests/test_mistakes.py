@@ -155,7 +155,7 @@ def test_output_that_exists_is_kept_and_the_ways_on_are_named(work: Path) -> Non
 
 def test_size_that_does_not_fit_is_told_the_one_that_does(work: Path, tmp_path: Path) -> None:
     text = said(USAGE, "bg-mkext4", "--size=1M", "-o", tmp_path / "x.ext4", work / "tree.json")
-    least = re.search(r"hint: (--size=\d+)\n", text)
+    least = re.search(r"hint: (--size=\d+M)\n", text)
     assert least, text
     support.run_ok("bg-mkext4", least[1], "-o", tmp_path / "x.ext4", work / "tree.json")
 
