@@ -85,6 +85,11 @@ FUZZ_SECONDS ?= 30
 fuzz: setup test-packages $(READY_TEST) ## give every reader of foreign bytes wrong ones, each for FUZZ_SECONDS (30)
 	PYTHONPATH=. $(PYTHON_BIN) -P -m tests.fuzz --seconds=$(FUZZ_SECONDS)
 
+SOAK_MINUTES ?= 20
+
+soak: setup test-packages $(READY_TEST) ## let images and machines come and go for SOAK_MINUTES (20), and look what is left
+	PYTHONPATH=. $(PYTHON_BIN) -P -m tests.soak --minutes=$(SOAK_MINUTES)
+
 lint: setup test-packages $(READY_TEST) ## run the linters only
 	$(PYTHON_BIN) -P -m pytest tests/test_linters.py $(PYTEST_ARGS)
 
@@ -109,4 +114,4 @@ clean: ## remove what was made here, the demo's folder too
 	  .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup packages test-packages test coverage smoke smoke-list fuzz lint bench bench-quick demo docs clean
+.PHONY: help setup packages test-packages test coverage smoke smoke-list fuzz soak lint bench bench-quick demo docs clean

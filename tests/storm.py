@@ -195,7 +195,7 @@ class Storm:
         status = process.wait(PATIENCE)
         seconds = time.monotonic() - began
         how = (killed or "end") if status == -signal.SIGKILL else None
-        left = how is not None and any(not _is_held(path) and path.exists() for path in self._stagings(words))
+        left = how is not None and any(not is_held(path) and path.exists() for path in self._stagings(words))
         return Run(kind, words, status, seconds, how, left, *_read(*logs))
 
     def _kill(
@@ -299,7 +299,7 @@ class Storm:
 
     def held_locks(self) -> list[Path]:
         """Return the files and folders of the home that somebody holds a lock on."""
-        return [path for path in [self.home, *self.home.rglob("*")] if _is_held(path)]
+        return [path for path in [self.home, *self.home.rglob("*")] if is_held(path)]
 
     def remove_all(self) -> list[str]:
         """Remove every machine and image as a user would, and return what is still there."""
@@ -339,7 +339,8 @@ def _is_leftover(path: Path) -> bool:
     return ".staging-" in path.name or path.suffix == ".tmp" or path.parent.name == "locks"
 
 
-def _is_held(path: Path) -> bool:
+def is_held(path: Path) -> bool:
+    """Tell whether somebody holds a lock on a file or a folder."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:  # a symlink or a socket: nobody locks these
