@@ -21,6 +21,10 @@ Description:
   it once. Everything is checked before the first write: a path that is not there, an id out of range or a damaged image
   leaves the image untouched. While it is edited the image is marked dirty; an image that is not clean is refused.
 
+  Of an image that bg-mkext4 made of the manifest's tree, and that nobody wrote to since, nothing is read: it has these
+  owners already. A file says so in its extended attribute user.banger.owners, with the time of its last write; --check
+  and --from compare all the same.
+
   With --from the image may have been edited since it was that tree. What only the image has becomes 0:0 and is
   listed; what only the tree has is listed and skipped; a path that is of another type now counts as both. Without
   --from these are errors, but for what only the image has, such as the files of bg-inject: it stays as it is.
@@ -71,7 +75,7 @@ from banger_tools import cli, collection, console, errors, stage
 if TYPE_CHECKING:
     from banger_tools.ext4.image import Image
     from banger_tools.ext4.owners import IdMap, Owner, Wanted
-    from banger_tools.manifest import Manifest
+    from banger_tools.manifest import Manifest, Ownership
     from banger_tools.tree import Entry
 
 MAX_ID = 2**32 - 2
@@ -171,6 +175,19 @@ def tree_entries(options: Options, manifest: Manifest) -> list[Entry] | None:
     return tree.read(Path(section.path), digest=section.digest).entries
 
 
+def known(path: Path, options: Options, manifest: Manifest) -> int | None:
+    """Return how many inodes are known to be what the manifest's tree says, None unless all are and that is asked for.
+
+    They are if bg-mkext4 made the image of this tree, and nobody wrote to it since.
+    """
+    from banger_tools.ext4 import seal
+    from banger_tools.manifest import Tree
+
+    if options.tree or options.owners or options.maps or not (manifest.has("rootfs") and manifest.has("tree")):
+        return None
+    return seal.inodes(path, manifest.get("tree", Tree).digest)
+
+
 def wanted_owners(image: Image, options: Options, entries: Sequence[Entry] | None) -> Wanted:
     """Return what the inodes of an image are to be.
 
@@ -188,10 +205,11 @@ def wanted_owners(image: Image, options: Options, entries: Sequence[Entry] | Non
     return wanted
 
 
-def change(path: Path, options: Options, entries: Sequence[Entry] | None) -> tuple[Wanted, int]:
-    """Make the inodes of an image what they are to be; return this, and how many had to be changed."""
+def settle(path: Path, options: Options, entries: Sequence[Entry] | None) -> Ownership:
+    """Make the inodes of an image what they are to be, and list where it and the tree of --from do not meet."""
     from banger_tools.ext4 import editor
     from banger_tools.ext4.image import opened
+    from banger_tools.manifest import Ownership
 
     with collection.paused(), opened(path) as image:
         wanted = wanted_owners(image, options, entries)
@@ -200,29 +218,32 @@ def change(path: Path, options: Options, entries: Sequence[Entry] | None) -> tup
         changes = {one.number: (one.mode, one.owner.uid, one.owner.gid) for one in differences}
         with collection.paused(), opened(path, writable=True) as image:
             editor.set_owners(image, changes)
-    return wanted, len(differences)
+    report(wanted)
+    return Ownership(len(wanted.owners), len(differences), len(wanted.new), len(wanted.missing))
 
 
 def work(arguments: dict[str, Any]) -> int:
     """Compare the image with what it is to be, and set what differs."""
     from msgspec import structs
 
-    from banger_tools import tree  # noqa: F401 - with the next one, loaded while the stage before still works
-    from banger_tools.ext4 import editor, owners  # noqa: F401
+    from banger_tools.ext4 import seal  # noqa: F401 - loaded while the stage before still works
     from banger_tools.manifest import Ownership, Rootfs
 
     options = Options.from_arguments(arguments)
     manifest, source = stage.input_image(options.input)
-    entries = tree_entries(options, manifest)
     if options.check:
-        return check(source, options, entries)
-    with stage.edited(source, options.outputs) as (path, final), console.step("set owners and modes"):
-        wanted, changed = change(path, options, entries)
-    report(wanted)
+        return check(source, options, tree_entries(options, manifest))
+    sealed = known(source, options, manifest)
+    entries = tree_entries(options, manifest) if sealed is None else None
+    with stage.edited(source, options.outputs) as (path, final):
+        if sealed is None:
+            with console.step("set owners and modes"):
+                manifest.put("ownership", settle(path, options, entries))
+        else:
+            console.detail("nobody wrote to the image since bg-mkext4 gave it the owners and modes of this tree")
+            manifest.put("ownership", Ownership(sealed, 0))
     if manifest.has("rootfs"):
         manifest.put("rootfs", structs.replace(manifest.get("rootfs", Rootfs), path=str(final)))
-    counts = Ownership(len(wanted.owners), changed, len(wanted.new), len(wanted.missing))
-    manifest.put("ownership", counts)
     given = {name[2:]: arguments[name] for name in ("--map-uid", "--map-gid", "--set") if arguments[name]}
     manifest.record("bg-chown", given)
     stage.print_result(manifest, final, path_only=options.outputs.path_only)

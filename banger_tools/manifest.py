@@ -83,7 +83,7 @@ class Rootfs(Struct, frozen=True, rename={"media_type": "mediaType"}):
 
 
 class Ownership(Struct, frozen=True, omit_defaults=True):
-    """How many inodes were checked against the tree, and how many had to be set right.
+    """How many inodes are what the tree says, and how many of them had to be set right.
 
     Of an image that was edited by hand: how many of its names the tree lacks, and how many of the tree's it lacks.
     """
@@ -309,6 +309,6 @@ def _sorted(value: object) -> object:
 
 def _convert(value: object, kind: Any, section: str) -> Any:
     try:
-        return msgspec.convert(value, kind)
+        return typed.convert(value, kind)
     except msgspec.ValidationError as error:
         raise errors.BadInput(f"manifest: {typed.problem(error, DIGEST_WORDS, section)}") from error

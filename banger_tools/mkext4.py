@@ -175,8 +175,8 @@ def read_input(argument: str | None) -> tuple[Manifest, Tree]:
 def work(arguments: dict[str, Any]) -> None:
     """Read the tree, build the image, print the manifest."""
     options = Options.from_arguments(arguments)
-    from banger_tools.ext4 import builder, features  # before the input is read: the stage before may still work
-    from banger_tools.manifest import Rootfs
+    from banger_tools.ext4 import builder, features, seal  # before the input is read: the stage before may still work
+    from banger_tools.manifest import Rootfs, Tree
 
     chosen = features.chosen(options.features)
     artifact = options.outputs.artifact("rootfs.ext4")
@@ -195,6 +195,9 @@ def work(arguments: dict[str, Any]) -> None:
     )
     with options.outputs.making(artifact) as temporary:
         built = builder.build(temporary, tree, wanted)
+        if manifest.has("tree"):
+            inodes = sum(entry.type != "hardlink" for entry in tree.entries)
+            seal.put(temporary, manifest.get("tree", Tree).digest, inodes)
     manifest.put(
         "rootfs", Rootfs(str(artifact), built.size, built.uuid, built.label, built.free_bytes, built.free_inodes)
     )

@@ -61,6 +61,7 @@ def test_pipe_finds_nothing_to_change_in_our_own_images(content: Path, tmp_path:
     before = (tmp_path / "rootfs.ext4").read_bytes()
     owned = support.manifest_of(support.run_ok("bg-chown", stdin=made))
     assert owned["ownership"] == {"checked": 6, "changed": 0}
+    support.run_ok("bg-chown", "--check", stdin=made)
     assert (tmp_path / "rootfs.ext4").read_bytes() == before
 
 

@@ -30,11 +30,11 @@ def stands(found: os.stat_result, digest: str) -> bool:
 
 def _time(digest: str) -> int:
     """Return the time of a digest in ns: of the first years of Unix, so all filesystems can keep the seconds."""
-    return int(digests.split(digest)[1][:7], 16) * _SECOND + _boot()
+    return int(digests.split(digest)[1][:7], 16) * _SECOND + boot()
 
 
 @cache
-def _boot() -> int:
+def boot() -> int:
     """Return a number below a second's nanoseconds that stands for this boot."""
     try:
         boot_id = _BOOT_ID.read_bytes()
