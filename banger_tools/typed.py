@@ -31,6 +31,17 @@ def _refuse_constant(word: str) -> None:
     raise ValueError(f"{word} is not JSON")
 
 
+def convert(value: object, kind: Any) -> Any:
+    """Return a value of JSON as a type.
+
+    Raises ValidationError, also for half of a character, which JSON may spell and no text has.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except UnicodeEncodeError as error:
+        raise msgspec.ValidationError(f"{error.object!a} is no text") from error
+
+
 def problem(error: msgspec.ValidationError, patterns: Mapping[str, str], above: str = "") -> str:
     """Return where a value is wrong and why: of "Expected `str` - at `$.path`" make "path: expected str".
 

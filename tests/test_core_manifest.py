@@ -60,6 +60,7 @@ def test_schema_comes_first_and_all_else_is_sorted() -> None:
         ({"tree": {**TREE, "digest": "md5:1"}}, "must be sha256:<64 hex> or sha512:<128 hex>"),
         ({"layers": [{"diff_id": DIGEST}]}, "manifest: layers[0]: object missing required field path"),
         ({"layers": {}}, "manifest: layers: expected array, got object"),
+        ({"ownership": {"changed": "\ud800", "checked": 1}}, "manifest: ownership: '\\ud800' is no text"),
     ],
 )
 def test_errors_name_the_exact_place(sections: dict[str, Any], message: str) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 
 import msgspec
 
-from banger_tools import console, errors, files, lease
+from banger_tools import console, errors, files, lease, typed
 from banger_tools.oci import container, limits, mark
 from banger_tools.oci import digest as digests
 from banger_tools.oci.cancel import Cancel
@@ -243,7 +243,8 @@ def _is_descriptor(entry: object) -> bool:
 
 
 def _described(entry: object) -> Descriptor:
-    return msgspec.convert(entry, Descriptor)
+    found: Descriptor = typed.convert(entry, Descriptor)
+    return found
 
 
 def _name(entry: dict[str, Any]) -> str | None:
