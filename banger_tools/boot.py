@@ -73,226 +73,17 @@ See also:
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from banger_tools import cli, console, errors, sizes, stage
+from banger_tools import cli, console, errors, stage
+from banger_tools.vmm.options import Options
 
 if TYPE_CHECKING:
     from banger_tools.manifest import Manifest
-    from banger_tools.precedence import Setting
-    from banger_tools.vmm.life import Sources
-    from banger_tools.vmm.spec import Boot, Forward, GitIdentity, Limits, Record, Spec
-
-WORK_DISK = 1 << 30
-
-
-class Process(NamedTuple):
-    """What the guest is to run: the machine's own command, or one beside it once the agent answers."""
-
-    run: bool
-    command: list[str] | None
-    execute: str | None
-    user: str | None
-    cwd: str | None
-
-    @classmethod
-    def from_arguments(cls, arguments: dict[str, Any]) -> Process:
-        """Check what is to be run; raises BadUsage."""
-        import shlex
-
-        run, execute, words = bool(arguments["--run"]), arguments["--exec"], arguments["--command"]
-        if words is not None and not run:
-            raise errors.BadUsage("--command goes with --run only")
-        for option in ("--user", "--cwd"):
-            if arguments[option] is not None and not run and execute is None:
-                raise errors.BadUsage(f"{option} goes with --run or --exec only")
-        try:
-            command = None if words is None else shlex.split(words)
-        except ValueError as error:
-            raise errors.BadUsage(f"--command: {str(error).lower()}: {words}") from error
-        if command == []:
-            raise errors.BadUsage("--command: there is no word in it")
-        return cls(run, command, execute, arguments["--user"], arguments["--cwd"])
-
-
-class Room(NamedTuple):
-    """The size of a disk in bytes: just that if it was asked for, else at the least."""
-
-    size: int
-    exact: bool
-
-    @classmethod
-    def from_setting(cls, setting: Setting) -> Room | None:
-        """Return what a setting says; raises BadUsage, or BadInput for what config.toml says."""
-        size = _settled(setting, lambda text: sizes.parse(text, f"--{setting.key}"))
-        return None if size is None else cls(size, setting.is_asked)
-
-    def over(self, disk: Path) -> int:
-        """Return the size that a copy of a disk is to have."""
-        return self.size if self.exact else max(self.size, disk.stat().st_size)
-
-
-class Options(NamedTuple):
-    """What shapes a new VM, checked; sizes in bytes. `wait` is what to wait for: agent, ssh or none."""
-
-    input: str | None
-    image: str | None
-    name: str | None
-    vmm: str
-    cpus: int
-    memory: int
-    disk: Room | None
-    work_disk: Room | None
-    net: str
-    nat: bool
-    forwards: list[Forward]
-    env: list[str]
-    ssh_keys: list[str]
-    git: GitIdentity | None
-    read_only: bool
-    process: Process
-    kernel_ref: str | None
-    kernel: Path | None
-    initrd: Path | None
-    modules: Path | None
-    append: str
-    offline: bool
-    jail: bool
-    limits: Limits
-    wait: str
-    timeout: float
-    keep: bool
-    console: bool
-    remove: bool
-    starts: bool
-    path_only: bool
-
-    @classmethod
-    def from_arguments(cls, arguments: dict[str, Any]) -> Options:
-        """Check the options of a new VM; raises BadUsage naming the one that is wrong."""
-        from banger_tools import precedence
-        from banger_tools.store import names
-        from banger_tools.vmm import choose, git_identity
-        from banger_tools.vmm import spec as specs
-
-        settings = precedence.settings(arguments)
-        _refuse_together(arguments, str(settings["net"].value))
-        return cls(
-            arguments["INPUT"],
-            _checked(arguments["--image"], lambda name: names.check(name, "--image")),
-            _checked(arguments["--name"], names.check_vm),
-            _settled(settings["vmm"], lambda word: _one_of("--vmm", word, choose.WORDS)),
-            _settled(settings["cpus"], specs.parse_cpus),
-            _settled(settings["memory"], specs.parse_memory),
-            Room.from_setting(settings["disk"]),
-            Room.from_setting(settings["work-disk"]),
-            _settled(settings["net"], lambda word: _one_of("--net", word, specs.NETWORKS)),
-            bool(arguments["--nat"]),
-            specs.parse_forwards(arguments["--publish"]),
-            specs.parse_environment(arguments["--env"]),
-            _settled(settings["ssh-key"], lambda path: specs.read_ssh_key(Path(path))) or [],
-            _settled(settings["git-identity"], git_identity.parse),
-            bool(arguments["--read-only"]),
-            Process.from_arguments(arguments),
-            arguments["--kernel-ref"],
-            _checked(arguments["--kernel"], _existing),
-            _checked(arguments["--initrd"], _existing),
-            _checked(arguments["--modules"], Path),
-            arguments["--append"] or "",
-            bool(arguments["--offline"]),
-            bool(arguments["--jail"]),
-            specs.parse_limits(arguments["--limit-disk"], arguments["--limit-iops"], arguments["--limit-net"]),
-            _awaited(arguments),
-            _settled(settings["timeout"], specs.parse_timeout),
-            bool(arguments["--keep"]),
-            bool(arguments["--console"]),
-            bool(arguments["--rm"]),
-            not arguments["--no-start"],
-            bool(arguments["--path"]),
-        )
-
-
-def _checked(text: str | None, check: Any) -> Any:
-    return None if text is None else check(text)
-
-
-def _settled(setting: Setting, check: Any) -> Any:
-    """Return the checked value of a setting; an error names who gave it."""
-    with setting.blamed():
-        return _checked(setting.value, check)
-
-
-def _one_of(option: str, word: str, words: Sequence[str]) -> str:
-    if word not in words:
-        raise errors.BadUsage(f"{option}: '{word}' is none of {', '.join(words)}")
-    return word
-
-
-def _existing(text: str) -> Path:
-    path = Path(os.path.abspath(text))
-    try:
-        with open(path, "rb"):
-            return path
-    except OSError as error:
-        raise errors.os_error(error, f"cannot read '{text}'") from error
-
-
-EXCLUSIVE = (
-    ("--image", "INPUT"),
-    ("--kernel-ref", "--kernel"),
-    ("--wait", "--detach"),
-    ("--exec", "--console"),
-    ("--exec", "--detach"),
-    ("--console", "--detach"),
-    ("--no-start", "--exec"),
-    ("--no-start", "--console"),
-    ("--no-start", "--wait"),
-    ("--path", "--exec"),
-    ("--path", "--console"),
-    ("--rm", "--keep"),
-)
-NEEDS = (  # an option, and those of which it needs one
-    ("--initrd", ("--kernel",)),
-    ("--modules", ("--kernel",)),
-    ("--rm", ("--exec", "--console")),
-)
-
-
-def _refuse_together(arguments: dict[str, Any], net: str) -> None:
-    """Refuse options that contradict each other; one that was given an empty value was given."""
-    given = {name for name, value in arguments.items() if value is not None and value is not False}
-    for one, other in EXCLUSIVE:
-        if given.issuperset((one, other)):
-            raise errors.BadUsage(f"{one} and {other} exclude each other")
-    for option, needed in NEEDS:
-        if option in given and given.isdisjoint(needed):
-            raise errors.BadUsage(f"{option} goes with {' or '.join(needed)} only")
-    if arguments["--publish"] and net == "none":
-        raise errors.BadUsage("--publish needs a network, and --net is none")
-    if arguments["--nat"] and net != "tap":
-        raise errors.BadUsage("--nat goes with --net tap only")
-
-
-def _awaited(arguments: dict[str, Any]) -> str:
-    """Return what to wait for: what was asked, else the agent, unless the VM may be done before that answers."""
-    asked = arguments["--wait"]
-    if asked is not None:
-        _one_of("--wait", asked, ("agent", "ssh", "none"))
-        if arguments["--exec"] is not None and asked == "none":
-            raise errors.BadUsage("--exec needs the agent, and --wait is none")
-        return str(asked)
-    if arguments["--exec"] is not None:
-        return "agent"
-    at_once = ("--run", "--console", "--detach", "--no-start")
-    return "none" if any(arguments[name] for name in at_once) else "agent"
-
-
-# The machine ----------------------------------------------------------------
+    from banger_tools.vmm.spec import Record, Spec
 
 
 def read_input(options: Options) -> Manifest:
@@ -314,104 +105,7 @@ def read_input(options: Options) -> Manifest:
     return bare
 
 
-def specify(image: Manifest, options: Options) -> Spec:
-    """Return the spec of the VM that an image and the options make."""
-    import uuid
-
-    from banger_tools.manifest import Published
-    from banger_tools.vmm import fit, guest_config
-    from banger_tools.vmm import spec as specs
-
-    published = image.get("published", Published)
-    process = options.process
-    guest = specs.Guest(
-        **guest_config.process_of(image.process, options.env, run=process.run, own=process.command),
-        ssh_keys=options.ssh_keys,
-        git=options.git,
-        read_only=options.read_only,
-    )
-    guest = specs.overridden(guest, process.user, process.cwd)
-    if guest.run and not guest.argv:
-        raise errors.BadInput("--run: the image has no command of its own", "name one with --command")
-    spec = specs.Spec(
-        id=str(uuid.uuid4()),
-        name=options.name or generated_name(published.name),
-        image=published.name,
-        architecture=image.architecture,
-        vmm=options.vmm,
-        cpus=options.cpus,
-        memory=options.memory,
-        net=options.net,
-        boot=specs.Boot("", append=options.append),
-        guest=guest,
-        forwards=options.forwards,
-        nat=options.nat,
-        jail=options.jail,
-        limits=options.limits,
-    )
-    fit.refuse_taken_ports(spec)
-    fit.warn_of_promised_ports(spec)
-    return spec
-
-
-def generated_name(image: str) -> str:
-    """Return a name for a VM of an image that is free, and short enough for a host name."""
-    import secrets
-
-    from banger_tools.store import names, records, vms
-
-    while True:
-        name = f"{names.derived_vm(image)[:50].strip('-') or 'vm'}-{secrets.token_hex(2)}"
-        if not records.exists(vms.folder(name)):
-            return name
-
-
-def choose_boot(image: Manifest, options: Options) -> Boot:
-    """Return what is booted: --kernel, else --kernel-ref, else the image's own kernel, else the host's default."""
-    from banger_tools.manifest import Published
-    from banger_tools.store import kernels
-    from banger_tools.vmm import spec as specs
-
-    if options.kernel and options.modules:
-        made = kernels.of_files(options.kernel, options.initrd, options.modules)
-        return specs.Boot(made.kernel, made.vmlinuz, made.initrd, options.append)
-    if options.kernel:
-        return specs.Boot(str(options.kernel), None, str(options.initrd) if options.initrd else None, options.append)
-    own = image.get("published", Published).kernel
-    if options.kernel_ref or own is None:
-        ref = options.kernel_ref or kernels.default_ref(image.architecture)
-        own = kernels.obtain(ref, offline=options.offline)
-    if own.architecture != image.architecture:
-        raise errors.BadInput(f"the kernel '{own.name}' is for {own.architecture}, the image for {image.architecture}")
-    for path in (own.kernel, own.vmlinuz, own.initrd):
-        _checked(path, _existing)
-    return specs.Boot(own.kernel, own.vmlinuz, own.initrd, options.append, own.name)
-
-
-def plan(image: Manifest, options: Options) -> Spec:
-    """Return the spec of a VM that can be made and started here; nothing is made yet.
-
-    Raises what is wrong with it: a name or port is taken, the kernel cannot boot it, no monitor can run it, it cannot
-    have its network.
-    """
-    from msgspec import structs
-
-    from banger_tools.manifest import Published
-    from banger_tools.net import taps
-    from banger_tools.store import staging, vms
-    from banger_tools.vmm import choose, fit
-
-    spec = specify(image, options)
-    staging.refuse_taken(vms.folder(spec.name), replace=False, what=vms.WHAT)
-    if spec.net == "tap":
-        taps.foresee()
-    with console.stage("kernel"), console.step("kernel found"):
-        booted = choose_boot(image, options)
-    with console.stage("monitor"):
-        spec = choose.settle(structs.replace(spec, boot=booted))
-    fit.check(spec, agent=options.wait != "none")
-    fit.check_init(spec.boot, _existing(image.get("published", Published).rootfs))
-    return spec
+# Boot and its undoing ---------------------------------------------------------
 
 
 def boot(image: Manifest, options: Options) -> tuple[Record, float]:
@@ -424,24 +118,25 @@ def boot(image: Manifest, options: Options) -> tuple[Record, float]:
     from msgspec import structs
 
     from banger_tools.store import records, vms
+    from banger_tools.vmm import plan
 
-    spec = plan(image, options)
+    spec = plan.machine(image, options)
     while True:
         try:
             return _boot(spec, image, options)
         except errors.CannotCreate:
             if options.name is not None or not records.exists(vms.folder(spec.name)):
                 raise
-        spec = structs.replace(spec, name=generated_name(spec.image))
+        spec = structs.replace(spec, name=plan.generated_name(spec.image))
 
 
 def _boot(spec: Spec, image: Manifest, options: Options) -> tuple[Record, float]:
     from banger_tools.store import images, vms
-    from banger_tools.vmm import life
+    from banger_tools.vmm import life, plan
 
     try:
         with console.stage("disks"), images.unchanging(image):
-            life.create(spec, _sources(image, options), image)
+            life.create(spec, plan.sources(image, options), image)
         began = time.monotonic()
         if options.starts:
             with life.held(spec.name):
@@ -453,24 +148,6 @@ def _boot(spec: Spec, image: Manifest, options: Options) -> tuple[Record, float]
         _undo(spec, keep=options.keep)
         raise
     return record, began
-
-
-def _sources(image: Manifest, options: Options) -> Sources:
-    """Return what the disks of a VM are made from, and how large they are to be."""
-    from banger_tools.manifest import Published
-    from banger_tools.vmm import life
-
-    published = image.get("published", Published)
-    rootfs = _existing(published.rootfs)
-    seed = Path(published.work_seed) if published.work_seed else None
-    return life.Sources(rootfs, seed, options.disk and options.disk.over(rootfs), _work_size(seed, options))
-
-
-def _work_size(seed: Path | None, options: Options) -> int | None:
-    """Return the size of the work disk: as asked or settled, else roomy if there is a seed for it."""
-    if seed is None:
-        return options.work_disk and options.work_disk.size
-    return (options.work_disk or Room(WORK_DISK, exact=False)).over(seed)
 
 
 def run(name: str, options: Options, began: float) -> Record:
@@ -530,6 +207,9 @@ def _tell(record: Record, image: Manifest, options: Options) -> None:
     image.record("bg-boot", {"cpus": record.spec.cpus, "memory": record.spec.memory, "net": record.spec.net})
     stage.print_result(image, image.raw["vm"]["path"], path_only=options.path_only)
     sys.stdout.flush()
+
+
+# What is left to do with a VM that runs ---------------------------------------
 
 
 def attend(record: Record, options: Options, began: float) -> int:

@@ -93,7 +93,7 @@ def test_generated_name_that_another_takes_meanwhile_is_no_failure(
 ) -> None:
     """The race itself: the name was free when it was made up, and is not when the machine is made."""
     made_up = iter([visited, "second-choice"])
-    monkeypatch.setattr(boot, "generated_name", lambda _image: next(made_up))
+    monkeypatch.setattr("banger_tools.vmm.plan.generated_name", lambda _image: next(made_up))
     monkeypatch.setattr("banger_tools.store.staging.refuse_taken", lambda *_, **__: None)
     try:
         assert boot.main(["--image=tiny", "--no-start"]) == 0

@@ -71,7 +71,7 @@ def test_undo_of_a_boot_holds_the_machine_and_no_second_signal_breaks_it_off(
     image = Manifest()
     image.raw["published"] = section
     options = boot.Options.from_arguments(cli.parse(manual_of("boot"), ["--name=web"]))
-    monkeypatch.setattr(boot, "plan", lambda *_: machine)
+    monkeypatch.setattr("banger_tools.vmm.plan.machine", lambda *_: machine)
     assert cli.run(MANUAL, [], lambda _: boot.boot(image, options) and None) == 143
     assert (held, vms.listed()) == ([True], [])
 
@@ -97,7 +97,7 @@ def test_undo_of_a_start_is_not_broken_off_by_a_second_signal(
         check=lambda _: None,
         accelerator=lambda _: "tcg",
         clear=lambda _: cleared.append(holder.is_alive(folder)),
-        prepare=lambda _: interface.Launch(["sleep", "60"], holder.LOG, "none"),
+        prepare=lambda _: interface.Launch(["sleep", "60"], "none"),
         wait_started=wait_started,
     )
     monkeypatch.setattr(interface, "monitor", lambda _: monitor)
