@@ -172,6 +172,8 @@ class _Reader:
 
     def after(self, data: int, size: int, position: int) -> int:
         """Return where the next header stands after `size` bytes of data."""
+        if size < 0:  # it would lead back to what was read before
+            raise Corrupt(f"size {size} of the entry at byte {position} is out of range")
         end = data + size
         if end > self.size:
             raise Corrupt(f"the archive is cut: the entry at byte {position} needs {size} bytes of data")

@@ -115,6 +115,21 @@ def header(name: str, kind: bytes, tail: bytes, prefix: bytes = b"") -> bytes:
     return bytes(block)
 
 
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, b"D", tarfile.XHDTYPE])
+def test_size_that_leads_back_is_refused(tmp_path: Path, kind: bytes) -> None:
+    """A reader that believed it would read the same header for ever."""
+    info = tarfile.TarInfo("back")
+    info.type = kind
+    block = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+    block[124:136] = (-512).to_bytes(12, "big", signed=True)
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    (tmp_path / "in.tar").write_bytes(bytes(block) + bytes(1024))
+    done = support.run("bg-flatten", "-C", tmp_path, tmp_path / "in.tar", timeout=20)
+    assert done.returncode == 65
+    assert b"byte 0" in done.stderr
+
+
 STAR = bytes(8) + b"tar\0"
 
 
