@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from pathlib import Path
@@ -43,7 +44,16 @@ def vm_folders(home: Path) -> list[str]:
 
 
 def monitors(home: Path) -> list[int]:
-    """Return the processes whose working folder is that of a machine of this home."""
+    """Return the monitors of the machines of this home, by the lock that is their stdin."""
+    found = []
+    for pid in processes(home):
+        with contextlib.suppress(OSError):
+            found += [pid] if os.readlink(f"/proc/{pid}/fd/0").endswith("/vmm.lock") else []
+    return found
+
+
+def processes(home: Path) -> list[int]:
+    """Return the processes whose working folder is that of a machine of this home: monitors, and their recorders."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:

@@ -15,18 +15,18 @@ from banger_tools import boot, cli, errors
 from banger_tools.manuals import manual_of
 from banger_tools.store import vms
 from tests import support
-from tests.boots import delete, monitors, said, show, vm_folders
+from tests.boots import delete, processes, said, show, vm_folders
 
 pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("home")]
 
 
 def test_command_runs_in_the_machine_which_is_then_deleted(home: Path) -> None:
-    before = vm_folders(home), monitors(home)
+    before = vm_folders(home), processes(home)
     script = "cat; id -u; pwd; echo err >&2; exit 42"
     where = ["--user=7:8", "--cwd=/bin"]
     done = support.run("bg-boot", "--image=tiny", "--rm", f"--exec={script}", *where, stdin=b"in\n")
     assert (done.returncode, done.stdout, done.stderr) == (42, b"in\n7\n/bin\n", b"err\n")
-    assert (vm_folders(home), monitors(home)) == before
+    assert (vm_folders(home), processes(home)) == before
 
 
 def test_command_has_no_input_where_the_manifest_came_from_stdin(home: Path) -> None:
@@ -40,12 +40,12 @@ def test_command_has_no_input_where_the_manifest_came_from_stdin(home: Path) -> 
 
 
 def test_console_is_shown_until_the_machine_ends(home: Path) -> None:
-    before = vm_folders(home), monitors(home)
+    before = vm_folders(home), processes(home)
     done = support.run("bg-boot", "--image=tiny", "--console", "--rm", "--run", "--append=loglevel=7")
     assert done.returncode == 0, done.stderr.decode()
     assert b"Linux version" in done.stdout
     assert b"main ran" in done.stdout
-    assert (vm_folders(home), monitors(home)) == before
+    assert (vm_folders(home), processes(home)) == before
 
 
 def test_interrupt_leaves_the_console_and_the_machine_running() -> None:

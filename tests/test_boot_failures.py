@@ -11,19 +11,19 @@ from pathlib import Path
 import pytest
 
 from tests import support
-from tests.boots import delete, monitors, said, show, vm_folders
+from tests.boots import delete, processes, said, show, vm_folders
 
 pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("home")]
 
 
 def test_machine_that_cannot_boot_is_undone_and_its_last_words_shown(home: Path) -> None:
-    before = vm_folders(home), monitors(home)
+    before = vm_folders(home), processes(home)
     done = support.run("bg-boot", "--image=tiny", "--name=broken", "--append=rdinit=/nothing root=/dev/nothing")
     assert done.returncode == 69, done.stderr
     assert b"the VM 'broken' ended while it booted" in done.stderr
     assert b"Kernel panic" in done.stderr
     assert done.stdout == b""
-    assert (vm_folders(home), monitors(home)) == before
+    assert (vm_folders(home), processes(home)) == before
 
 
 def test_monitor_that_does_not_start_is_undone_and_its_words_shown(home: Path, tmp_path: Path) -> None:
@@ -34,12 +34,12 @@ def test_monitor_that_does_not_start_is_undone_and_its_words_shown(home: Path, t
         echo "qemu: cannot set up guest memory" >&2
         exit 1""")
     fake.chmod(0o755)
-    before = vm_folders(home), monitors(home)
+    before = vm_folders(home), processes(home)
     path = {"PATH": f"{tmp_path}:{support.search_path()}"}
     done = support.run("bg-boot", "--image=tiny", "--name=broken", env=path)
     assert done.returncode == 69, done.stderr
     assert b"cannot set up guest memory" in done.stderr
-    assert (vm_folders(home), monitors(home)) == before
+    assert (vm_folders(home), processes(home)) == before
 
 
 def test_kernel_that_is_none_is_refused_before_anything_is_made(home: Path, tmp_path: Path) -> None:
@@ -53,11 +53,11 @@ def test_kernel_that_is_none_is_refused_before_anything_is_made(home: Path, tmp_
 
 
 def test_agent_that_does_not_answer_in_time_ends_the_attempt(home: Path) -> None:
-    before = vm_folders(home), monitors(home)
+    before = vm_folders(home), processes(home)
     done = support.run("bg-boot", "--image=tiny", "--name=slow", "--timeout=0.3")
     assert done.returncode == 75, done.stderr
     assert b"did not answer within" in done.stderr
-    assert (vm_folders(home), monitors(home)) == before
+    assert (vm_folders(home), processes(home)) == before
 
 
 def test_failed_machine_is_kept_to_look_at_if_asked(home: Path) -> None:
@@ -72,7 +72,7 @@ def test_failed_machine_is_kept_to_look_at_if_asked(home: Path) -> None:
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_boot_leaves_nothing(home: Path, number: int, status: int) -> None:
-    before = vm_folders(home), monitors(home)
+    before = vm_folders(home), processes(home)
     argv = support.argv("bg-boot", "-v", "--image=tiny", "--name=stopped")
     for moment in range(10):
         seconds = moment**2 / 50  # from the making of the disks to the kernel's boot
@@ -82,7 +82,7 @@ def test_interrupted_boot_leaves_nothing(home: Path, number: int, status: int) -
         process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
         assert process.returncode == status, stderr.decode()
-        assert (vm_folders(home), monitors(home)) == before
+        assert (vm_folders(home), processes(home)) == before
 
 
 def wait_for_more(home: Path, before: list[str]) -> None:

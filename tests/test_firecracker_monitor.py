@@ -244,7 +244,7 @@ def real(pytestconfig: pytest.Config, kernel: Path, folder: Path, monkeypatch: p
 def started(spec: specs.Spec, folder: Path) -> Iterator[int]:
     """Start Firecracker, tell its process id, and kill it."""
     launch = firecracker.prepare(interface.Run(spec, folder, "kvm", None))
-    pid = holder.start(launch.argv, folder, launch.stdout)
+    pid = holder.start(launch.argv, folder, launch.pipes)
     try:
         answers = firecracker.wait_started(specs.Record(specs.SCHEMA, spec), time.monotonic() + 120)
         assert answers, (folder / holder.LOG).read_text() + (folder / firecracker.LOG).read_text()
@@ -306,7 +306,7 @@ def test_jail_lets_firecracker_write_its_disks_and_no_other_file_of_ours(jailed:
         seen = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
         rights = {name: " ".join(words) for name, *words in map(str.split, seen.splitlines())}
     ours = {name: rights[name] for name in rights if not name.startswith("dev/") and not name.endswith(".sock")}
-    written = {specs.ROOT_DISK, specs.WORK_DISK, firecracker.LOG, firecracker.METRICS}
+    written = {specs.ROOT_DISK, specs.WORK_DISK, *firecracker.PIPES}
     assert {name for name, words in ours.items() if "w" in words} == written
     assert set(ours) - written >= {specs.CONFIG_DISK, firecracker.CONFIG, jailer.KERNEL, jailer.INITRD}
 
@@ -325,11 +325,11 @@ def test_jail_that_has_ended_leaves_nothing_and_the_files_are_ours_again(jailed:
 
 
 def holders(folder: Path) -> list[int]:
-    """Return the processes whose stderr is a machine's log."""
+    """Return the processes whose stdin is a machine's lock."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/fd/2"):
+    for path in Path("/proc").glob("[0-9]*/fd/0"):
         with contextlib.suppress(OSError):
-            found += [int(path.parts[2])] if path.samefile(folder / holder.LOG) else []
+            found += [int(path.parts[2])] if path.samefile(folder / holder.LOCK) else []
     return found
 
 

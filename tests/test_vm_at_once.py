@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import support
-from tests.boots import monitors, vm_folders
+from tests.boots import monitors, processes, vm_folders
 
 pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("home")]
 
@@ -85,7 +85,7 @@ def test_sixteen_machines_start_at_once_and_a_name_is_given_once(
             process.wait(60)
         ended = subprocess.run([*network, *support.argv("banger", "vm", "delete", "--force", *NAMES)], env=env)
     assert ended.returncode == 0
-    assert (vm_folders(home), monitors(home)) == ([], [])
+    assert (vm_folders(home), processes(home)) == ([], [])
     assert len(list((tmp_path / "arrived").iterdir())) >= NUMBER  # they did overlap
     if network:
         assert links(network) == ["lo"]

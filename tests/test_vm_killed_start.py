@@ -27,12 +27,12 @@ from banger_tools.vmm import firecracker, holder, jailer, life
 point, jailer.RESERVED = sys.argv[1], Path(sys.argv[2])
 firecracker.check = lambda spec: None
 start = holder.start
-def start_and_die(argv, folder, stdout):
+def start_and_die(argv, folder, pipes):
     if point == "after":
         found, machine = jailer.cgroups(), argv[argv.index("--id") + 1]
         for mount in found.mounts if found else []:  # as the jailer makes them
             (mount / jailer.parent_cgroup(machine) / machine).mkdir(parents=True)
-        start(["sleep", "600"], folder, stdout)
+        start(["sleep", "600"], folder, pipes)
     os.kill(os.getpid(), signal.SIGKILL)
 holder.start = start_and_die
 life.start("web")

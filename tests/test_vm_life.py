@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests import logins, support
-from tests.boots import boot, delete, monitors, show, vm_folders
+from tests.boots import boot, delete, monitors, processes, show, vm_folders
 
 pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("home")]
 
@@ -93,7 +93,7 @@ def fake_qemu(folder: Path, script: str) -> str:
 def is_at_rest(folder: Path) -> bool:
     """Tell whether nothing is left of a run: no process, no socket, no word of it in the record."""
     home = folder.parents[2]
-    return (monitors(home), list(folder.glob("*.sock")), record(folder)["process"]) == ([], [], None)
+    return (processes(home), list(folder.glob("*.sock")), record(folder)["process"]) == ([], [], None)
 
 
 # How it ended
@@ -183,7 +183,7 @@ def test_machine_with_a_broken_record_is_listed_and_deleted(started: Path, home:
     assert listed("it")[0] == "broken"
     assert vm("show", "it").returncode == 65
     assert vm("delete", "it").returncode == 0
-    assert (vm_folders(home), monitors(home)) == ([], [])
+    assert (vm_folders(home), processes(home)) == ([], [])
 
 
 def test_broken_machine_that_runs_is_deleted_by_force_and_no_other(started: Path, home: Path) -> None:

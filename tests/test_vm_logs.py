@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from banger_tools.vmm import logs
+from banger_tools.vmm import logs, recorder
 from tests import support
 from tests.boots import delete, said, show
 from tests.terminals import Terminal
@@ -102,15 +103,18 @@ def test_interrupted_follower_leaves_the_machine_running(visited: str) -> None:
     assert show(visited)["state"] == "running"
 
 
-@given(st.lists(st.sampled_from([b"", b"a", b"long line" * 3]), max_size=20), st.booleans(), st.integers(0, 25))
-def test_last_lines_are_those_that_tail_prints(lines: list[bytes], ended: bool, number: int) -> None:
+LINES = st.lists(st.sampled_from([b"", b"a", b"long line" * 3]), max_size=20)
+
+
+@given(LINES, st.booleans(), st.integers(0, 25), st.integers(0, 100))
+def test_last_lines_are_those_that_tail_prints(lines: list[bytes], ended: bool, number: int, split: int) -> None:
     data = b"\n".join(lines) + b"\n" * ended
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setattr(logs, "_CHUNK", 7)
-        descriptor = os.memfd_create("log")
-        try:
-            os.write(descriptor, data)
-            start = logs._start_of_last(descriptor, number)
-        finally:
-            os.close(descriptor)
-    assert data[start:] == b"".join(data.splitlines(keepends=True)[-number:] if number else [])
+        path = Path(folder, "log")
+        path.write_bytes(data[split:])
+        Path(recorder.older(str(path))).write_bytes(data[:split])
+        with contextlib.closing(logs.Log(path)) as log:
+            log.skip(logs._start_of_last(log, number))
+            shown = b"".join(iter(log.read, b""))
+    assert shown == b"".join(data.splitlines(keepends=True)[-number:] if number else [])

@@ -14,7 +14,7 @@ from banger_tools import cli, docs
 from banger_tools.commands import machine
 from banger_tools.manuals import manual_of
 from tests import support
-from tests.boots import delete, fsck, monitors, said, show, vm_folders
+from tests.boots import delete, fsck, processes, said, show, vm_folders
 from tests.terminals import Terminal
 
 pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("home")]
@@ -23,7 +23,7 @@ RUN = ("banger", "vm", "run", "--image=tiny")
 
 
 def test_terminal_window_and_interrupt_are_the_commands(home: Path) -> None:
-    before = vm_folders(home), monitors(home)
+    before = vm_folders(home), processes(home)
     script = 'trap "echo caught; exit 7" INT; echo size $(busybox stty size); while :; do sleep 0.1; done'
     with Terminal(31, 97) as terminal:
         terminal.start(*RUN, "--rm", "--", "sh", "-c", script)
@@ -33,11 +33,11 @@ def test_terminal_window_and_interrupt_are_the_commands(home: Path) -> None:
         terminal.wait_for(b"caught")
         assert terminal.wait_ended() == 7
         assert terminal.is_as_before
-    assert (vm_folders(home), monitors(home)) == before
+    assert (vm_folders(home), processes(home)) == before
 
 
 def test_hangup_and_termination_put_the_terminal_back_and_remove_the_machine(home: Path) -> None:
-    before = vm_folders(home), monitors(home)
+    before = vm_folders(home), processes(home)
     with Terminal() as terminal:
         process = terminal.start(*RUN, "--rm", "--", "sh", "-c", "echo ready; exec sleep 1000")
         terminal.wait_for(b"ready")
@@ -45,7 +45,7 @@ def test_hangup_and_termination_put_the_terminal_back_and_remove_the_machine(hom
         process.send_signal(signal.SIGTERM)
         assert terminal.wait_ended() == 143
         assert terminal.is_as_before
-    assert (vm_folders(home), monitors(home)) == before
+    assert (vm_folders(home), processes(home)) == before
 
 
 STAGES = (b"image", b"kernel", b"disks", b"network", b"boot", b"agent")
@@ -73,24 +73,24 @@ def test_steps_and_their_times_are_told(home: Path) -> None:
 
 
 def test_guest_that_dies_is_an_error_and_removed(home: Path) -> None:
-    before = vm_folders(home), monitors(home)
+    before = vm_folders(home), processes(home)
     done = support.run(*RUN, "--rm", "--", "sh", "-c", "echo b > /proc/sysrq-trigger; sleep 1000")
     assert done.returncode == 75, done.stderr
     assert b"went away" in done.stderr
     assert b"runs on" not in done.stderr
-    assert (vm_folders(home), monitors(home)) == before
+    assert (vm_folders(home), processes(home)) == before
 
 
 def test_start_that_fails_leaves_nothing(home: Path) -> None:
-    before = vm_folders(home), monitors(home)
+    before = vm_folders(home), processes(home)
     done = support.run(*RUN, "--rm", "--name=failing", "--append=rdinit=/nothing root=/dev/nothing", "--", "true")
     assert done.returncode == 69, done.stderr
-    assert (vm_folders(home), monitors(home)) == before
+    assert (vm_folders(home), processes(home)) == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_run_that_is_interrupted_at_any_moment_leaves_nothing(home: Path, number: int) -> None:
-    before = vm_folders(home), monitors(home)
+    before = vm_folders(home), processes(home)
     for seconds in (0.0, 0.1, 0.5, 2.0, 6.0):
         argv = support.argv(*RUN, "--rm", "--", "sleep", "1000")
         process = subprocess.Popen(
@@ -103,7 +103,7 @@ def test_run_that_is_interrupted_at_any_moment_leaves_nothing(home: Path, number
         os.kill(process.pid, number)
         _, stderr = process.communicate(timeout=120)
         assert process.returncode == 128 + number, stderr.decode()
-        assert (vm_folders(home), monitors(home)) == before
+        assert (vm_folders(home), processes(home)) == before
 
 
 def test_detached_machine_runs_on_and_its_name_is_printed(home: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from banger_tools import errors
 from tests import logins, support
-from tests.boots import delete, guest, monitors, said, show, vm_folders
+from tests.boots import delete, guest, monitors, processes, said, show, vm_folders
 
 pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("home")]
 
@@ -208,7 +208,7 @@ def test_interrupted_start_of_several_is_undone(pair: tuple[str, str], home: Pat
     process.send_signal(number)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == status, stderr.decode()
-    assert (monitors(home), states(*pair)) == ([], ["stopped", "stopped"])
+    assert (processes(home), states(*pair)) == ([], ["stopped", "stopped"])
     assert not [path for name in pair for path in Path(show(name)["path"]).glob("*.sock")]
 
 

@@ -159,10 +159,10 @@ def test_second_process_is_refused_while_the_first_lives(running: tuple[Path, in
         sleeper(running[0])
 
 
-def test_process_that_only_reads_the_log_is_not_killed(running: tuple[Path, int]) -> None:
+def test_process_that_only_reads_the_lock_is_not_killed(running: tuple[Path, int]) -> None:
     folder, pid = running
-    with open(folder / holder.LOG, "rb+") as log:
-        reader = subprocess.Popen(["sleep", "60"], stderr=log)
+    with open(folder / holder.LOCK, "rb+") as lock:
+        reader = subprocess.Popen(["sleep", "60"], stdin=lock)
     try:
         assert holder.holders(folder) == [pid]
         holder.kill(folder)
@@ -191,8 +191,9 @@ def test_process_has_a_session_of_its_own_and_outlives_its_starter(tmp_path: Pat
     try:
         assert holder.is_alive(tmp_path)
         assert os.getsid(pid) == pid
-        assert os.readlink(f"/proc/{pid}/fd/0") == "/dev/null"
-        assert (tmp_path / holder.LOG).stat().st_mode & 0o777 == 0o600
+        assert os.readlink(f"/proc/{pid}/fd/0") == str(tmp_path / holder.LOCK)
+        assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+        assert (tmp_path / holder.LOCK).stat().st_size == 0
     finally:
         holder.kill(tmp_path)
     assert holder.wait_gone(tmp_path, 5)

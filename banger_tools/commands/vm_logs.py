@@ -14,8 +14,8 @@ Options:
 
 Description:
   The console has what the kernel says, the image's init, and the machine's own command (--run). It begins anew at each
-  start of the machine. On a terminal, control characters are shown as escapes; elsewhere every byte is as it was
-  written.
+  start of the machine, and of what a machine prints the last 16 MiB are kept, or up to twice as much. On a terminal,
+  control characters are shown as escapes; elsewhere every byte is as it was written.
 
 Examples:
   $ banger vm logs -f web

@@ -32,6 +32,8 @@ LEAST_VERSION = (1, 5)
 MOST_CPUS = 32
 GUEST_CID = 3  # of the guest's side alone: each Firecracker has a vsock of its own
 CONFIG, LOG, METRICS = "firecracker.json", "firecracker.log", "firecracker.metrics"
+PIPES = {"log.pipe": LOG, "metrics.pipe": METRICS}  # what Firecracker writes to, which guests have a say in
+LOG_PIPE, METRICS_PIPE = PIPES
 API_SOCKET, VSOCK_SOCKET = "api.sock", "v.sock"
 _SECOND = 1000  # ms, after which a rate limiter's bucket is full again
 _STATS_SECONDS = 5
@@ -95,9 +97,9 @@ def accelerator(spec: specs.Spec) -> str:
 
 
 def clear(folder: Path) -> None:
-    """Remove the sockets and the jail of a run that has ended."""
+    """Remove the sockets, the pipes and the jail of a run that has ended."""
     jailer.clear(folder)
-    for name in (API_SOCKET, VSOCK_SOCKET):
+    for name in (API_SOCKET, VSOCK_SOCKET, *PIPES):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -111,27 +113,27 @@ def prepare(run: Run) -> Launch:
     for disk in specs.disks(folder, spec.guest):
         if disk.format != "raw":
             raise errors.Unavailable(f"Firecracker cannot read the disk '{disk.file}': it is {disk.format}", _OTHERWISE)
-    for name in (LOG, METRICS):  # Firecracker makes neither
-        _write(folder / name, "")
+    for name in PIPES:
+        os.mkfifo(folder / name, 0o600)
     if spec.jail:
         _write(folder / CONFIG, json.dumps(configuration(run, jailer.KERNEL, jailer.INITRD), indent=1))
         jail = jailer.Jail(find(), _jailed(run), options())
-        return Launch(jailer.prepare(run, jail), specs.CONSOLE, "firecracker in a jail")
+        return Launch(jailer.prepare(run, jail), "firecracker in a jail", pipes=PIPES)
     _write(folder / CONFIG, json.dumps(configuration(run, spec.boot.kernel, spec.boot.initrd), indent=1))
-    return Launch([find(), "--id", spec.id, *options()], specs.CONSOLE, "firecracker")
+    return Launch([find(), "--id", spec.id, *options()], "firecracker", pipes=PIPES)
 
 
 def options() -> list[str]:
     """Return Firecracker's options; the log is one, or its first lines would be on the guest's console."""
     files = ["--api-sock", API_SOCKET, "--config-file", CONFIG]
-    return [*files, "--log-path", LOG, "--level", "Info", "--metrics-path", METRICS]
+    return [*files, "--log-path", LOG_PIPE, "--level", "Info", "--metrics-path", METRICS_PIPE]
 
 
 def _jailed(run: Run) -> jailer.Files:
     """Return what a jail is to hold: what Firecracker writes, and what it only reads."""
     disks = specs.disks(run.folder, run.spec.guest)
     return jailer.Files(
-        written=[*(disk.file for disk in disks if not disk.read_only), LOG, METRICS],
+        written=[*(disk.file for disk in disks if not disk.read_only), *PIPES],
         read=[*(disk.file for disk in disks if disk.read_only), CONFIG],
     )
 

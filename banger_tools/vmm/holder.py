@@ -1,8 +1,9 @@
 """A process that outlives the program that started it, known to be alive by a lock that it holds.
 
 The lock is one of the open file (fcntl(2), "open file description locks"): the child inherits it, nobody can hold it
-for longer than the child lives, and asking about it does not take it. The file is the log that is the child's stderr:
-a program may close every descriptor that it does not know (Firecracker's jailer does), but keeps that one.
+for longer than the child lives, and asking about it does not take it. The file is the child's stdin, in which there is
+nothing to read: a program may close every descriptor that it does not know (Firecracker's jailer does), but keeps that
+one. The recorder that writes down what the child says has the lock, too: when nobody holds it, all is written.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ import fcntl
 import os
 import signal
 import struct
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from banger_tools import console, errors
+from banger_tools.vmm import recorder
 
-LOG = "vmm.log"
+LOCK = "vmm.lock"
+CONSOLE, LOG = "console.log", "vmm.log"  # of the child's stdout, and of its stderr
 _FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, pid
 _POLL = 0.02
 
@@ -30,7 +35,7 @@ def _flock(kind: int) -> bytes:
 def is_alive(folder: Path) -> bool:
     """Tell whether the process of a folder lives."""
     try:
-        descriptor = os.open(folder / LOG, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
@@ -41,47 +46,40 @@ def is_alive(folder: Path) -> bool:
 
 
 def _take(folder: Path) -> int:
-    """Take the lock of a folder for a process to come, and return its descriptor, that of an empty log.
+    """Take the lock of a folder for a process to come, and return its descriptor.
 
     Raises CannotCreate if a process holds it.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-    descriptor = os.open(folder / LOG, flags, 0o600)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK))
     except OSError as error:
         os.close(descriptor)
         raise errors.CannotCreate(f"the VM '{folder.name}' is running already") from error
-    os.ftruncate(descriptor, 0)
     return descriptor
 
 
-def start(argv: Sequence[str], folder: Path, stdout: str = LOG) -> int:
+def start(argv: Sequence[str], folder: Path, pipes: Mapping[str, str] = MappingProxyType({})) -> int:
     """Start a program in `folder` that holds its lock, in a session of its own, and return its process id.
 
-    It has no terminal, reads nothing, writes to files of the folder (`stdout`, and the log), and all that it makes is
-    private.
+    It has no terminal, reads nothing, and all that it makes is private. What it says goes to CONSOLE and LOG, and from
+    the named pipes of `pipes` to the logs that they stand for, all of them anew, and none without bound.
     """
     import shlex
     import subprocess
 
     console.command(shlex.join(argv))
     with contextlib.ExitStack() as stack:
-        log = _take(folder)
-        stack.callback(os.close, log)
-        output = log
-        if stdout != LOG:
-            output = os.open(folder / stdout, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            stack.callback(os.close, output)
+        lock = _take(folder)
+        stack.callback(os.close, lock)
+        (console_read, stdout), (log_read, stderr) = _pipe(stack), _pipe(stack)
+        sources = {CONSOLE: console_read, LOG: log_read}
+        for pipe, log in pipes.items():
+            sources[log] = _opened(stack, folder / pipe, os.O_RDONLY | os.O_NONBLOCK)
+        _record(stack, folder, sources, lock)
         try:
             child = subprocess.Popen(
-                argv,
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=log,
-                start_new_session=True,
-                umask=0o077,
+                argv, cwd=folder, stdin=lock, stdout=stdout, stderr=stderr, start_new_session=True, umask=0o077
             )
         except OSError as error:
             raise errors.os_error(error, f"cannot run '{argv[0]}'") from error
@@ -90,6 +88,38 @@ def start(argv: Sequence[str], folder: Path, stdout: str = LOG) -> int:
 
 
 _children: list[object] = []  # Popen objects: one that is collected while its process lives would warn
+
+
+def _pipe(stack: contextlib.ExitStack) -> tuple[int, int]:
+    ends = os.pipe()
+    for end in ends:
+        stack.callback(os.close, end)
+    return ends
+
+
+def _opened(stack: contextlib.ExitStack, path: Path, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    stack.callback(os.close, descriptor)
+    return descriptor
+
+
+def _record(stack: contextlib.ExitStack, folder: Path, sources: Mapping[str, int], lock: int) -> None:
+    """Start the recorder of what comes from descriptors, each with the name of its log."""
+    import subprocess
+
+    words, passed = [], [lock]
+    for name, source in sources.items():
+        for path in (folder / name, Path(recorder.older(str(folder / name)))):
+            path.unlink(missing_ok=True)
+        file = _opened(stack, folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND)
+        words.append(recorder.argument(source, file, name))
+        passed += [source, file]
+    argv = [sys.executable, "-I", "-S", recorder.__file__, *words]
+    nothing = subprocess.DEVNULL  # in the place of ours, which somebody may read to their end
+    child = subprocess.Popen(
+        argv, cwd=folder, stdin=nothing, stdout=nothing, stderr=nothing, pass_fds=passed, start_new_session=True
+    )
+    _children.append(child)
 
 
 def wait_gone(folder: Path, seconds: float) -> bool:
@@ -117,21 +147,21 @@ def boot_id() -> str:
 
 
 def holders(folder: Path) -> list[int]:
-    """Return the processes that hold the lock of a folder: those whose stderr the kernel lists it with.
+    """Return the processes that hold the lock of a folder by their stdin, which the kernel lists it with.
 
     So they are found without a record, and no id is taken on trust (proc(5), /proc/PID/fdinfo).
     """
     try:
-        log = os.stat(folder / LOG)
+        lock = os.stat(folder / LOCK)
     except FileNotFoundError:
         return []
-    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _holds(pid, log)]
+    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _holds(pid, lock)]
 
 
-def _holds(pid: int, log: os.stat_result) -> bool:
+def _holds(pid: int, lock: os.stat_result) -> bool:
     try:
-        stderr = os.stat(f"/proc/{pid}/fd/2")
-        return os.path.samestat(stderr, log) and "OFDLCK" in Path(f"/proc/{pid}/fdinfo/2").read_text()
+        stdin = os.stat(f"/proc/{pid}/fd/0")
+        return os.path.samestat(stdin, lock) and "OFDLCK" in Path(f"/proc/{pid}/fdinfo/0").read_text()
     except OSError:  # it has ended, or is another user's
         return False
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from banger_tools.net.attachment import Attachment
@@ -26,17 +27,17 @@ class Run(NamedTuple):
 
 
 class Launch(NamedTuple):
-    """What to start: a command line whose paths may be relative to the folder, and the file there for its stdout.
+    """What to start: a command line whose paths may be relative to the folder; the guest's console is its stdout.
 
     `machine` is what it runs in the monitor's own words, `cid` the guest's vsock address if it is reached by that,
-    `token` what its agent then asks for.
+    `token` what its agent then asks for; `pipes` are named pipes of the folder that it writes to, with their logs.
     """
 
     argv: Sequence[str]
-    stdout: str
     machine: str
     cid: int | None = None
     token: str | None = None
+    pipes: Mapping[str, str] = MappingProxyType({})
 
 
 class Monitor(Protocol):

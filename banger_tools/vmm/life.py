@@ -19,7 +19,7 @@ from banger_tools.manifest import Manifest, Vm
 from banger_tools.net import attachment, taps
 from banger_tools.net.attachment import Attachment
 from banger_tools.store import staging, vms
-from banger_tools.vmm import disks, file_sync, fit, guest_config, holder, interface
+from banger_tools.vmm import disks, file_sync, fit, guest_config, holder, interface, logs
 from banger_tools.vmm import spec as specs
 
 START_SECONDS = 60.0  # for the monitor itself to answer, on a host that does much else; its end is seen at once
@@ -156,14 +156,13 @@ def _launch(
     """Start a monitor's process, and write down which one it is; `undo` gets how each step is taken back."""
     spec, folder = record.spec, vms.folder(record.spec.name)
     monitor = interface.monitor(spec.vmm)
-    (folder / specs.CONSOLE).unlink(missing_ok=True)
     guest_config.write(spec, folder, network, power=monitor.POWER)
     monitor.clear(folder)  # what a run left whose starter was killed before it could write anything down
     undo.callback(monitor.clear, folder)
     launch = monitor.prepare(interface.Run(spec, folder, accelerator, network))
     undo.callback(kill, record)
     with cli.signals_later():
-        pid = holder.start(launch.argv, folder, launch.stdout)
+        pid = holder.start(launch.argv, folder, launch.pipes)
         started = (pid, holder.start_time(pid), holder.boot_id())
         process = specs.Process(*started, accelerator, launch.machine, launch.cid, network, launch.token)
         address = network.address if network else record.address
@@ -246,9 +245,8 @@ def last_words(path: Path) -> str | None:
 def _tail(path: Path) -> str:
     """Return the end of a log, nothing if it cannot be read."""
     try:
-        with open(path, "rb") as file:
-            file.seek(max(path.stat().st_size - _LOG_BYTES, 0))
-            return file.read().decode(errors="replace").replace("\r", "")
+        with contextlib.closing(logs.Log(path)) as log:
+            return log.between(log.size - _LOG_BYTES, log.size).decode(errors="replace").replace("\r", "")
     except OSError:
         return ""
 

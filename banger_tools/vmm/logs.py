@@ -1,8 +1,12 @@
-"""What a machine wrote: its console, and the messages of its monitor."""
+"""What a machine wrote: its console, and the messages of its monitor.
+
+A log is one or two files (`recorder`): the one that is written to, and before it the one that became too large.
+"""
 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 import sys
 import time
@@ -11,7 +15,7 @@ from pathlib import Path
 
 from banger_tools import console, errors
 from banger_tools.store import vms
-from banger_tools.vmm import holder
+from banger_tools.vmm import holder, recorder
 from banger_tools.vmm import spec as specs
 
 CONSOLE, MONITOR = specs.CONSOLE, holder.LOG
@@ -27,50 +31,111 @@ def show(name: str, log: str, *, follow: bool, lines: int | None = None) -> None
     """
     vms.load(name)
     folder = vms.folder(name)
-    descriptor = _open(name, folder / log, wait=follow)
     harmless = _Harmless() if os.isatty(1) else None
-    try:
+    with contextlib.closing(_opened(name, folder / log, wait=follow)) as opened:
         if lines is not None:
-            os.lseek(descriptor, _start_of_last(descriptor, lines), os.SEEK_SET)
-        for data in _read(descriptor, folder, follow=follow):
+            opened.skip(_start_of_last(opened, lines))
+        for data in _read(opened, folder, follow=follow):
             sys.stdout.buffer.write(harmless.made(data) if harmless else data)
             sys.stdout.buffer.flush()
-    finally:
-        os.close(descriptor)
 
 
-def _open(name: str, path: Path, *, wait: bool) -> int:
-    """Open a log; one of a machine that has just been started appears with its first byte."""
+class Log:
+    """The files of a log as one, from what was not read of it yet."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.files = self._found()
+
+    def _found(self) -> list[int]:
+        """Open the files that are there: first the newer one, which may become the older one meanwhile."""
+        files: list[int] = []
+        for path in (str(self._path), recorder.older(str(self._path))):
+            with contextlib.suppress(FileNotFoundError):
+                files.insert(0, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        if len(files) == 2 and os.path.sameopenfile(*files):
+            os.close(files.pop())
+        return files
+
+    def close(self) -> None:
+        """Close the files."""
+        while self.files:
+            os.close(self.files.pop())
+
+    @property
+    def size(self) -> int:
+        """The bytes of all files together."""
+        return sum(os.fstat(file).st_size for file in self.files)
+
+    def between(self, start: int, end: int) -> bytes:
+        """Return the bytes from one place of the whole to another."""
+        data, base = b"", 0
+        for file in self.files:
+            size = os.fstat(file).st_size
+            low, high = max(start, base), min(end, base + size)
+            if low < high:
+                data += os.pread(file, high - low, low - base)
+            base += size
+        return data
+
+    def skip(self, amount: int) -> None:
+        """Leave out the first bytes of the whole."""
+        for file in self.files:
+            amount -= os.lseek(file, min(amount, os.fstat(file).st_size), os.SEEK_SET)
+
+    def read(self) -> bytes:
+        """Return the next bytes; none if there are none yet."""
+        while not (data := os.read(self.files[0], _CHUNK)):
+            if len(self.files) > 1:
+                os.close(self.files.pop(0))
+            elif not self._goes_on():
+                break
+        return data
+
+    def _goes_on(self) -> bool:
+        """Open what comes after the file that we have, and tell whether there is any; its own end may be new, too.
+
+        Who reads more slowly than a machine writes misses what has gone meanwhile.
+        """
+        found = self._found()
+        ours = [os.path.sameopenfile(file, self.files[0]) for file in found]
+        seen = len(found) if ours[-1:] == [True] else sum(ours)
+        for file in found[:seen]:
+            os.close(file)
+        self.files += found[seen:]
+        return len(self.files) > 1
+
+
+def _opened(name: str, path: Path, *, wait: bool) -> Log:
+    """Open a log; that of a machine that is just being started may not be there yet."""
     while True:
         alive = wait and holder.is_alive(path.parent)
-        try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError as error:
-            if not alive:
-                raise errors.NoInput(
-                    f"the VM '{name}' has written no '{path.name}'", f"banger vm start {name}"
-                ) from error
+        log = Log(path)
+        if log.files:
+            return log
+        if not alive:
+            raise errors.NoInput(f"the VM '{name}' has written no '{path.name}'", f"banger vm start {name}")
         time.sleep(_POLL)
 
 
-def _read(descriptor: int, folder: Path, *, follow: bool) -> Iterator[bytes]:
+def _read(log: Log, folder: Path, *, follow: bool) -> Iterator[bytes]:
     """Yield what a log has; with `follow` go on until it has no more and the machine is gone."""
     while True:
         alive = follow and holder.is_alive(folder)  # asked before reading: what is written at the end is read, too
-        while data := os.read(descriptor, _CHUNK):
+        while data := log.read():
             yield data
         if not alive:
             return
         time.sleep(_POLL)
 
 
-def _start_of_last(descriptor: int, lines: int) -> int:
-    """Return where the last lines of a file begin; a newline at its very end ends the last of them."""
-    size = os.fstat(descriptor).st_size
-    position, tail, missing = size, b"", lines + 1
+def _start_of_last(log: Log, lines: int) -> int:
+    """Return where the last lines of a log begin; a newline at its very end ends the last of them."""
+    size = log.size
+    position, missing = size, lines + 1
     while position > 0:
         start = max(position - _CHUNK, 0)
-        tail = os.pread(descriptor, position - start, start)
+        tail = log.between(start, position)
         if position == size and tail[-1:] != b"\n":
             missing -= 1
         if tail.count(b"\n") >= missing:

@@ -28,6 +28,7 @@ OVERLAYS = True
 PORTS = 8
 QMP_SOCKET = "qmp.sock"
 AGENT_SOCKET = "agent.{}.sock"
+_STDOUT = "/proc/self/fd/1"  # `stdio` would read, too
 _QMP_SECONDS = 2.0
 _TOKEN_BYTES = 32
 
@@ -58,7 +59,7 @@ def prepare(run: Run) -> Launch:
     if cid is not None:  # which any user of the host may connect to
         token = secrets.token_hex(_TOKEN_BYTES)
         guest_config.write(run.spec, run.folder, run.network, power=POWER, token=token)
-    return Launch(command(run, built, cid), holder.LOG, built.name, cid, token)
+    return Launch(command(run, built, cid), built.name, cid, token)
 
 
 def _hears_vsock(spec: specs.Spec) -> bool:
@@ -81,7 +82,7 @@ def command(run: Run, built: Machine, cid: int | None) -> list[str]:
         *["-smp", str(spec.cpus), "-m", str(spec.memory >> 20)],
         *["-kernel", str(qemu_machine.kernel(spec)), *(["-initrd", spec.boot.initrd] if spec.boot.initrd else [])],
         *["-append", _kernel_line(spec, run.accelerator)],
-        *["-chardev", f"file,id=console,path={specs.CONSOLE},append=on", "-serial", "chardev:console"],
+        *["-chardev", f"file,id=console,path={_STDOUT}", "-serial", "chardev:console"],
         *["-chardev", f"socket,id=qmp,path={QMP_SOCKET},server=on,wait=off", "-mon", "chardev=qmp,mode=control"],
         *["-object", "rng-random,id=rng,filename=/dev/urandom", "-device", f"virtio-rng-{built.bus},rng=rng"],
         *_disks(run, built),

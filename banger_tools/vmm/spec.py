@@ -10,11 +10,12 @@ from msgspec import Struct
 
 from banger_tools import errors
 from banger_tools.net.attachment import Attachment
+from banger_tools.vmm import holder
 
 SCHEMA = "banger-vm/1"
 RECORD, IMAGE = "vm.json", "image.json"
 KERNEL = "kernel"
-ROOT_DISK, WORK_DISK, CONFIG_DISK, CONSOLE = "root.ext4", "work.ext4", "config.img", "console.log"
+ROOT_DISK, WORK_DISK, CONFIG_DISK, CONSOLE = "root.ext4", "work.ext4", "config.img", holder.CONSOLE
 OVERLAY, BASE_DISK = "root.qcow2", "base.ext4"  # a root disk that holds only what differs from its base
 NETWORKS = ("user", "tap", "none")
 MOST_CPUS = 255
