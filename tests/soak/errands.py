@@ -132,4 +132,4 @@ def _is_interrupted(worker: Worker, name: str, ware: Ware) -> None:
     worker.banger("delete image", "image", "delete", again, statuses=(0, 66))
 
 
-LIVES: tuple[Callable[[Worker, str, Ware], None], ...] = (_lives, _stays, _is_interrupted, _runs_alone)
+LIVES: tuple[Callable[[Worker, str, Ware], None], ...] = (_stays, _is_interrupted, _lives, _runs_alone)

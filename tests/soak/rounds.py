@@ -57,11 +57,13 @@ class Soak:
         return Worker(self.places.folder / f"worker-{name}", f"{self.options.seed} {name}", taps=self.taps)
 
     def rounds(self) -> Iterator[Round]:
-        """Do the rounds, and yield each: first what there is before them, at last what there is when all is removed."""
+        """Do the rounds, and yield each: first what there is before them, at last what there is when no machine is."""
+        with contextlib.suppress(Broken):
+            self._pull()
         self._tidy()
-        empty, began = look.sample(self.places), time.monotonic()
-        empty = empty._replace(files=empty.files | KEPT)
-        self._begin()
+        alone, began = look.sample(self.places), time.monotonic()
+        with contextlib.suppress(Broken):
+            self._create()
         yield (first := self._look("start", began, None))
         end, number = time.monotonic() + self.options.seconds, 0
         while time.monotonic() < end and number < self.options.rounds:
@@ -70,30 +72,27 @@ class Soak:
                 list(pool.map(self._work, self.workers))
             yield self._look(str(number), began, first)
         began = time.monotonic()
-        self._end()
-        yield self._look("end", began, first._replace(sample=empty))
+        with contextlib.suppress(Broken):
+            self._delete()
+        yield self._look("end", began, first._replace(sample=alone._replace(files=alone.files | KEPT)))
 
     def _work(self, worker: Worker) -> None:
         for _ in range(self.options.errands):
             errands.errand(worker, self.wares, next(self.turns))
 
-    def _begin(self) -> None:
-        """Make the machine that runs all the time."""
-        net = ["--net=tap", "--nat"] if self.taps else ["--net=user"]
-        with contextlib.suppress(Broken):
-            options = (f"--kernel-ref={wares.KERNEL}", f"--name={RESIDENT}", self.wares[0].reference)
-            self.keeper.banger("pull", "image", "pull", *options)
-            self.keeper.banger(
-                "create", "vm", "create", f"--image={RESIDENT}", *errands.MACHINE, f"--name={RESIDENT}", *net
-            )
+    def _pull(self) -> None:
+        """Make the image of the machine that runs all the time; it stays."""
+        options = (f"--kernel-ref={wares.KERNEL}", f"--name={RESIDENT}", self.wares[0].reference)
+        self.keeper.banger("pull", "image", "pull", *options)
 
-    def _end(self) -> None:
-        """Remove the machine that ran all the time with its image; then nothing is left but the kernel."""
-        with contextlib.suppress(Broken):
-            self.keeper.banger("stop", "vm", "stop", RESIDENT)
-            errands.fsck(self.keeper, RESIDENT)
-            self.keeper.banger("delete", "vm", "delete", RESIDENT)
-            self.keeper.banger("delete image", "image", "delete", RESIDENT)
+    def _create(self) -> None:
+        options = (f"--image={RESIDENT}", f"--name={RESIDENT}", *errands.MACHINE)
+        self.keeper.banger("create", "vm", "create", *options, *(["--net=tap", "--nat"] if self.taps else []))
+
+    def _delete(self) -> None:
+        self.keeper.banger("stop", "vm", "stop", RESIDENT)
+        errands.fsck(self.keeper, RESIDENT)
+        self.keeper.banger("delete", "vm", "delete", RESIDENT)
 
     # What there is ------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ So whatever is in it is ours, and needs not be told from that of others; and all
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -50,4 +51,8 @@ def argv(words: Sequence[str]) -> list[str]:
     support.need("unshare", "ip", "mount")
     rights = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     own = ["--net", "--mount", "--pid", "--ipc", "--mount-proc", "--fork", "--kill-child"]
-    return ["unshare", *rights, *own, "sh", "-c", _START, "sh", *words]
+    start = ["unshare", *rights, *own, "sh", "-c", _START, "sh"]
+    tried = subprocess.run([*start, "true"], capture_output=True, text=True, env=support.environment())
+    if tried.returncode:
+        support.cannot(f"no namespaces of its own: {tried.stderr.strip()}")
+    return [*start, *words]

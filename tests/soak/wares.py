@@ -31,7 +31,7 @@ def kernel() -> None:
 
 def make(folder: Path, host: str, number: int) -> list[Ware]:
     """Make so many images, those of the registry at `host` there, and return them."""
-    kinds: tuple[Callable[[str, Path, str], str], ...] = (_tar, _layout, _pushed, _bundle)
+    kinds: tuple[Callable[[str, Path, str], str], ...] = (_pushed, _layout, _tar, _bundle)
     made = []
     for place, kind in zip(range(number), itertools.cycle(kinds)):
         name = f"{kind.__name__[1:]}{place}"
