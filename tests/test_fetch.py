@@ -192,6 +192,22 @@ def test_what_is_no_whole_tar_is_refused(
     only_finished(banger_home)
 
 
+@pytest.mark.parametrize("transport", ["oci-archive", "docker-archive"])
+@pytest.mark.parametrize("size", [-1536, -1024])
+def test_archive_that_leads_back_to_its_beginning_is_refused(
+    transport: str, size: int, banger_home: Path, tmp_path: Path
+) -> None:
+    """CVE-2025-8194: the tarfile of Python goes round in such an archive for ever."""
+    record = b"14 size=%d\n" % size
+    first, last = (tarfile.TarInfo(name).tobuf(tarfile.USTAR_FORMAT) for name in ("first", "last"))
+    info = tarfile.TarInfo("extended")
+    info.type, info.size = tarfile.XHDTYPE, len(record)
+    extended = info.tobuf(tarfile.USTAR_FORMAT)
+    path = tmp_path / "image.tar"
+    path.write_bytes(first + extended + record.ljust(512, b"\0") + last + bytes(10240))
+    assert f"'last' has the size {size}" in refused(65, f"{transport}:{path}")
+
+
 def test_missing_files_and_folders_are_named(banger_home: Path, tmp_path: Path) -> None:
     for transport in ("oci", "oci-archive", "docker-archive", "rootfs"):
         assert f"{tmp_path}/nope" in refused(66, f"{transport}:{tmp_path}/nope")

@@ -25,7 +25,7 @@ def fuzz(code: str, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-P", "-c", start, *words], capture_output=True, text=True, env=env)
 
 
-INPUTS = dict.fromkeys(TARGETS, 500) | {"compressed": 150, "registry": 30, "ext4": 10, "bundle": 80}
+INPUTS = dict.fromkeys(TARGETS, 500) | {"compressed": 150, "archive": 100, "registry": 30, "ext4": 10, "bundle": 80}
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -120,6 +120,8 @@ class TarFile:
         try:
             with tarfile.open(self._file, "r:") as archive:
                 for member in archive:
+                    if member.size < 0:  # tarfile would go back by it, and read the same members for ever
+                        raise ValueError(f"'{member.name}' has the size {member.size}")
                     self._add(member)
         except (tarfile.TarError, EOFError, ValueError) as error:
             raise errors.BadInput(f"'{self.path}' is not a tar archive: {error}") from error

@@ -88,6 +88,34 @@ def read_compressed(data: bytes, work: Path) -> None:
     pull.fetch(reference.Rootfs(work / "in"), "in", Cache(work / "cache"), pull.Wants())
 
 
+def image_archives(work: Path) -> list[bytes]:
+    """Return a small image as an OCI archive and as docker save writes one, in turns with PAX headers."""
+    _answers(work)
+    layer_tar, config = layer("a/", "a/b"), b'{"architecture": "amd64", "os": "linux", "rootfs": {"diff_ids": []}}'
+    saved = json.dumps([{"Config": "config.json", "RepoTags": ["a:v1"], "Layers": ["layer.tar"]}]).encode()
+    files = {"manifest.json": saved, "config.json": config, "layer.tar": layer_tar}
+    found = []
+    for form in (tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT):
+        oci, docker = io.BytesIO(), io.BytesIO()
+        with tarfile.open(fileobj=oci, mode="w", format=form, pax_headers={"comment": "x"}) as archive:
+            archive.add(work / "layout", ".")
+        with tarfile.open(fileobj=docker, mode="w", format=form) as archive:
+            for name, data in files.items():
+                info = tarfile.TarInfo(name)
+                info.size, info.pax_headers = len(data), {"size": str(len(data)), "mtime": "1.5"}
+                archive.addfile(info, io.BytesIO(data))
+        found += [oci.getvalue(), docker.getvalue()]
+    return found
+
+
+def read_image_archive(data: bytes, work: Path) -> None:
+    (work / "in.tar").write_bytes(data)
+    for number, kind in enumerate(("oci-archive", "docker-archive")):
+        with contextlib.suppress(errors.BangerError):
+            found = reference.parse(f"{kind}:{work}/in.tar")
+            pull.fetch(found, "in", Cache(work / f"cache-{number}"), pull.Wants())
+
+
 # Documents and words
 
 
@@ -304,6 +332,7 @@ def read_agent(data: bytes, _: Path) -> None:
 TARGETS = {
     "layers": Target(archives, read_layers, summed),
     "compressed": Target(compressed, read_compressed),
+    "archive": Target(image_archives, read_image_archive, summed),
     "tree": Target(trees, read_tree),
     "manifest": Target(manifests, read_manifest),
     "reference": Target(references, read_reference),
