@@ -19,10 +19,10 @@ from banger_tools import files, lease, locations
 from banger_tools.apt import workspace
 from banger_tools.net import taps
 from banger_tools.oci.cache import NOTE, Cache, is_leftover
-from banger_tools.store import images, kernels, staging, vms
+from banger_tools.store import images, kernels, renaming, staging, vms
 from banger_tools.vmm import life, usage
 
-HALF_MADE, TAP = "half-made object", "tap"
+HALF_MADE, OLD_NAME, TAP = "half-made object", "old name", "tap"
 STALE = 600.0  # seconds after which nobody is taken to write to a small file that nobody can lock
 
 
@@ -40,6 +40,7 @@ def found() -> Iterator[Leftover]:
     for parent in (images.root(), kernels.root(), vms.root()):
         yield from half_made(parent)
         yield from temporaries(parent)
+    yield from old_names()
     yield from work_folders()
     yield from transfers()
     yield from stale_files()
@@ -54,6 +55,13 @@ def half_made(parent: Path) -> Iterator[Leftover]:
     """Yield what was to become an object in a folder of the store, or is what is left of one."""
     for folder in staging.abandoned(parent):
         yield Leftover(HALF_MADE, str(folder), usage.disk(folder), partial(_discard, folder, folder))
+
+
+def old_names() -> Iterator[Leftover]:
+    """Yield the names that machines know their images by which were renamed since: who did that did not get to them."""
+    for name in images.listed():
+        if (old := images.former_name(name)) and _is_free(images.root() / name):
+            yield Leftover(OLD_NAME, f"{old} of the image {name}", 0, partial(renaming.complete, name))
 
 
 def work_folders() -> Iterator[Leftover]:

@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from banger_tools import boot, errors, files
-from banger_tools.store import images, records, vms
+from banger_tools.store import images, records, renaming, vms
 from banger_tools.vmm import life
 from banger_tools.vmm import spec as specs
 from tests import machines, stored_images, support
@@ -295,15 +295,15 @@ def test_name_taken_at_the_last_moment_is_kept(
 
     monkeypatch.setattr(images, "users", users)
     with pytest.raises(errors.CannotCreate, match="exists already"):
-        images.rename("one", "two")
+        renaming.rename("one", "two")
     assert listed(banger_home) == ["one", "two"]
     assert said(images.root() / "two" / "rootfs.ext4") == "late\n"
 
 
 def test_rename_killed_after_the_rename_shows_the_new_name_only(banger_home: Path, tmp_path: Path) -> None:
     publish(disk(tmp_path), "web")
-    script = "import os, signal\nfrom banger_tools.store import images\n"
-    script += "images._write = lambda image: os.kill(os.getpid(), signal.SIGKILL)\nimages.rename('web', 'base')"
+    script = "import os, signal\nfrom banger_tools.store import images, renaming\n"
+    script += "images.write = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\nrenaming.rename('web', 'base')"
     done = subprocess.run([sys.executable, "-c", script], cwd=support.ROOT)
     assert done.returncode == -signal.SIGKILL
     assert json.loads(image_ok("show", "--manifest", "base"))["name"] == "base"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from banger_tools import errors
-from banger_tools.store import images
+from banger_tools.store import images, promotion
 from tests import machines, stored, stored_images, support
 from tests.stored_images import disk, image, image_ok, publish, record, said
 
@@ -186,7 +186,7 @@ def test_disk_that_is_written_to_meanwhile_is_not_taken(
 
     monkeypatch.setattr(images.files, "copy", copy_and_write)
     with pytest.raises(errors.BadInput, match="was written to while it was copied"):
-        images.promote("web")
+        promotion.promote("web")
     assert (folder / "rootfs.ext4").readlink() == source
     assert stored_images.listed(banger_home) == ["web"]
 
@@ -208,12 +208,12 @@ def test_promotion_killed_at_any_rename_is_an_image_that_can_be_promoted(
     source, work = disk(tmp_path), disk(tmp_path, "seed", "work\n")
     folder = register(source, "--name=web", f"--work-seed={work}")
     script = (
-        "import os, signal, sys\nfrom banger_tools.store import images\nreal, left = os.rename, [int(sys.argv[1])]\n"
+        "import os, signal, sys\nfrom banger_tools.store import promotion\nreal, left = os.rename, [int(sys.argv[1])]\n"
     )
     script += (
         "def rename(*names):\n if not left[0]: os.kill(os.getpid(), signal.SIGKILL)\n left[0] -= 1; real(*names)\n"
     )
-    script += "os.rename = rename\nimages.promote('web')\nos.kill(os.getpid(), signal.SIGKILL)"
+    script += "os.rename = rename\npromotion.promote('web')\nos.kill(os.getpid(), signal.SIGKILL)"
     done = subprocess.run([sys.executable, "-c", script, str(renames)], cwd=support.ROOT)
     assert done.returncode == -signal.SIGKILL
     for path, text in (("rootfs.ext4", "hello\n"), ("work-seed.ext4", "work\n")):
@@ -242,7 +242,7 @@ def test_image_that_went_meanwhile_is_not_promoted(
 
     monkeypatch.setattr(images.files, "copy", copy_while)
     with pytest.raises(errors.BangerError):
-        images.promote("web")
+        promotion.promote("web")
     left = stored_images.listed(banger_home)
     assert left == (["web"] if meanwhile == "replaced" else [])
     if left:

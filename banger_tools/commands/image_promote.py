@@ -43,9 +43,9 @@ from banger_tools import cli
 
 def work(arguments: cli.Arguments) -> None:
     """Promote the image and print its name or its manifest."""
-    from banger_tools.store import images
+    from banger_tools.store import promotion
 
-    image = images.promote(arguments["NAME"])
+    image = promotion.promote(arguments["NAME"])
     sys.stdout.write(image.dumps() if arguments["--json"] else f"{image.name}\n")
 
 

@@ -12,7 +12,8 @@ Options:
 
 Description:
   The machines that were made from the image are said to be made from it under its new name, and so still keep it from
-  being deleted. Nothing is copied.
+  being deleted. Nothing is copied. If it is killed, the image has one of the two names, and `banger prune` tells the
+  machines that do not know it yet.
 
 Examples:
   $ banger image rename debian-bookworm base
@@ -39,9 +40,9 @@ from banger_tools import cli
 
 def work(arguments: cli.Arguments) -> None:
     """Rename the image."""
-    from banger_tools.store import images
+    from banger_tools.store import renaming
 
-    images.rename(arguments["OLD"], arguments["NEW"])
+    renaming.rename(arguments["OLD"], arguments["NEW"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,8 +11,9 @@ Options:
 Description:
   Removes what `banger doctor` calls leftovers: half-made images, kernels and machines, what is left of deleted ones,
   work folders of pulls, unfinished files, transfers that nobody can go on with, locks, and taps of machines that do not
-  run. Nothing that is whole goes, and nothing that a running program works on: `banger image prune`, `banger vm prune`
-  and `banger cache prune` remove what is whole and not used.
+  run. Machines that know their image by the name that it had before it was renamed are told the new one. Nothing that
+  is whole goes, and nothing that a running program works on: `banger image prune`, `banger vm prune` and `banger cache
+  prune` remove what is whole and not used.
 
   Programs that end by themselves, by ^C or by SIGTERM leave nothing. These leftovers are of those that were killed, or
   were running when the machine stopped.

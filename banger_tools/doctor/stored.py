@@ -116,13 +116,13 @@ def leftovers() -> Iterator[Check]:
     from banger_tools import leftovers as left
 
     found = list(left.found())
-    things = [one.name for one in found if one.kind != left.TAP]
-    taps = [one.name for one in found if one.kind == left.TAP]
-    if things:
-        taken = sizes.show(sum(one.size for one in found))
-        yield Check("leftovers", WARN, f"of programs that died, taking {taken}: {', '.join(things)}", "banger prune")
-    if taps:
-        yield Check("leftovers", WARN, f"taps of machines that are gone: {', '.join(taps)}", "banger prune")
+    others = {left.TAP: "taps of machines that are gone", left.OLD_NAME: "names that images had before"}
+    taken = sizes.show(sum(one.size for one in found))
+    told: dict[str, list[str]] = {}
+    for one in found:
+        told.setdefault(others.get(one.kind, f"of programs that died, taking {taken}"), []).append(one.name)
+    for what, names in told.items():
+        yield Check("leftovers", WARN, f"{what}: {', '.join(names)}", "banger prune")
     if not found:
         yield Check("leftovers", PASS, "none")
 

@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from msgspec import structs
-
 from banger_tools import console, errors, files, locations, manifest
 from banger_tools.store import digests, kernels, names, records, staging
 
@@ -59,17 +57,35 @@ def find(name: str, what: str = "--image") -> manifest.Manifest:
 
 
 def _find(name: str) -> manifest.Manifest:
+    loaded = read(name)
+    _check_disks(root() / name)
+    published = loaded.get("published", manifest.Published)
+    loaded.name = name
+    loaded.put("published", _section(root() / name, published))
+    return loaded
+
+
+def read(name: str) -> manifest.Manifest:
+    """Return the record of an image as it was written."""
     folder = root() / name
     check_there(name)
     try:
-        loaded = manifest.loads(files.read_small(folder / RECORD, manifest.LIMIT, "an image"), f"'{folder / RECORD}'")
+        return manifest.loads(files.read_small(folder / RECORD, manifest.LIMIT, "an image"), f"'{folder / RECORD}'")
     except errors.NoInput as error:
         raise records.broken(folder, WHAT, f"its '{RECORD}' is missing") from error
-    _check_disks(folder)
-    published = loaded.get("published", manifest.Published)
-    loaded.name = name
-    loaded.put("published", _section(folder, published))
-    return loaded
+
+
+def write(name: str, image: manifest.Manifest) -> None:
+    """Write the record of an image of the store."""
+    files.write_text(root() / name / RECORD, image.dumps(), force=True)
+
+
+def former_name(name: str) -> str | None:
+    """Return the name that an image has in its record, if that is another one: its renaming was broken off."""
+    with contextlib.suppress(errors.BangerError):
+        told = read(name).get("published", manifest.Published).name
+        return told if told != name else None
+    return None
 
 
 def _check_disks(folder: Path) -> None:
@@ -125,7 +141,7 @@ def publish(
         if parts.kernel:
             kernels.place(parts.kernel, folder / KERNEL)
         kernel = parts.kernel and kernels.described(folder / KERNEL, parts.kernel.name)
-        about = manifest.Published(name, str(folder), "", kernel=kernel, digests=_digests(folder))
+        about = manifest.Published(name, str(folder), "", kernel=kernel, digests=own_digests(folder))
         image.name = name
         image.put("published", _section(folder, about, final=target))
         (folder / RECORD).write_text(image.dumps())
@@ -162,7 +178,7 @@ def _remove_moved(disks: Iterable[Path]) -> None:
             console.warning(f"'{disk}' is the store's own disk now, and could not be removed: {errors.reason(error)}")
 
 
-def _digests(folder: Path) -> dict[str, str]:
+def own_digests(folder: Path) -> dict[str, str]:
     """Return the digests of the disks in a folder that are not somebody else's, who may change them."""
     with console.step("disks read for their digests"):
         own = [name for name in DISKS if (folder / name).exists() and not (folder / name).is_symlink()]
@@ -176,11 +192,11 @@ def _section(folder: Path, about: manifest.Published, final: Path | None = None)
     kernel = about.kernel.name if about.kernel else None
     described = kernels.described(folder / KERNEL, kernel) if kernel and (folder / KERNEL).is_dir() else None
     if described and final:
-        described = _moved(described, folder, final)
+        described = relocated(described, folder, final)
     return manifest.Published(place.name, str(place), str(place / ROOTFS), seed, described, about.digests)
 
 
-def _moved(kernel: manifest.Kernel, source: Path, target: Path) -> manifest.Kernel:
+def relocated(kernel: manifest.Kernel, source: Path, target: Path) -> manifest.Kernel:
     """Return a kernel's section with its paths below `target` instead of `source`."""
     import msgspec
 
@@ -194,13 +210,13 @@ def _moved(kernel: manifest.Kernel, source: Path, target: Path) -> manifest.Kern
 
 
 @contextlib.contextmanager
-def locked(name: str, *, shared: bool = False) -> Iterator[None]:
+def locked(name: str, *, shared: bool = False, wait: float = staging.LOCK_SECONDS) -> Iterator[None]:
     """Hold the lock of an image: alone, or with others who copy from it.
 
-    Raises records.Missing, or Retry if others keep it for a minute.
+    Raises records.Missing, or Retry if others keep it for so long, a minute if nothing is said.
     """
     with contextlib.ExitStack() as stack:
-        lock = files.locked_folder(root() / name, wait=staging.LOCK_SECONDS, what=f"the {WHAT} '{name}'", shared=shared)
+        lock = files.locked_folder(root() / name, wait=wait, what=f"the {WHAT} '{name}'", shared=shared)
         try:
             stack.enter_context(lock)
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -236,10 +252,14 @@ def uses() -> dict[str, list[str]]:
     """Return the VMs that were made from each image of the store; those that cannot be read are warned of."""
     from banger_tools.store import vms
 
+    renamed = {old: name for name in listed() if (old := former_name(name))}
     found: dict[str, list[str]] = {}
     for vm in vms.listed():
         try:
-            name = origin(vms.image(vm))
+            image = vms.image(vm)
+            name = origin(image)
+            if name in renamed and not _is_made_from(image, name):  # nobody told it of its image's new name
+                name = renamed[name]
         except records.Missing:  # it went meanwhile
             continue
         except errors.BangerError as error:
@@ -266,6 +286,13 @@ def origin(image: manifest.Manifest) -> str | None:
     return path.name if stored else None
 
 
+def _is_made_from(image: manifest.Manifest, name: str) -> bool:
+    """Tell whether the image that a VM was made from is the one that has a name by now."""
+    with contextlib.suppress(errors.BangerError):
+        return _disks_of(find(name)) == _disks_of(image)
+    return False
+
+
 def check_unused(name: str, *, force: bool = False) -> None:
     """Check that an image is there, broken or not, and that no VM uses it (unless `force`).
 
@@ -288,120 +315,3 @@ def delete(name: str, *, force: bool = False) -> None:
     with locked(name):
         check_unused(name, force=force)
         staging.retire(root() / name)
-
-
-def rename(old: str, new: str) -> None:
-    """Give an image another name; VMs made from it refer to that one.
-
-    Raises records.Missing, CannotCreate if the name is taken, Retry if the image or a VM is in use for long.
-    """
-    target = root() / names.check(new, "NEW")
-    check_there(names.check(old, "OLD"))
-    staging.refuse_taken(target, replace=False, what=WHAT)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(locked(old))
-        using = [vm for vm in users(old) if _can_follow(vm, stack)]
-        try:
-            staging.rename(root() / old, target, staging.RENAME_NOREPLACE)
-        except FileExistsError as error:
-            raise staging.taken(target, WHAT) from error
-        files.sync_folder(root())
-        _write(find(new))  # its paths are another's: who reads it with jq is not to be misled
-        for vm in using:
-            _refer(vm, new)
-
-
-def _can_follow(vm: str, stack: contextlib.ExitStack) -> bool:
-    """Keep a VM as it is until `stack` ends, and tell whether its records can be read and changed."""
-    from banger_tools.store import vms
-    from banger_tools.vmm import life
-
-    try:
-        stack.enter_context(life.held(vm))
-        vms.load(vm)
-    except records.Missing:  # it went meanwhile
-        return False
-    except errors.BadInput as error:
-        console.warning(f"the VM '{vm}' still refers to the image by its old name: {error.message}")
-        return False
-    return True
-
-
-def _refer(vm: str, name: str) -> None:
-    """Note in a VM's records the name that its image has now."""
-    from banger_tools.store import vms
-    from banger_tools.vmm import spec as specs
-
-    record, image = vms.load(vm), vms.image(vm)
-    published = image.get("published", manifest.Published)
-    image.name = name
-    image.put("published", _renamed(published, name))
-    files.write_text(vms.folder(vm) / specs.IMAGE, image.dumps(), force=True)
-    vms.save(structs.replace(record, spec=structs.replace(record.spec, image=name)))
-
-
-def _renamed(published: manifest.Published, name: str) -> manifest.Published:
-    """Return a published section with another name, its paths below the folder of that name."""
-    old, new = Path(published.path), Path(published.path).parent / name
-    kernel = published.kernel and _moved(published.kernel, old, new)
-    seed = str(new / WORK_SEED) if published.work_seed else None
-    return structs.replace(published, name=name, path=str(new), rootfs=str(new / ROOTFS), work_seed=seed, kernel=kernel)
-
-
-def _write(image: manifest.Manifest) -> None:
-    folder = Path(image.get("published", manifest.Published).path)
-    files.write_text(folder / RECORD, image.dumps(), force=True)
-
-
-def promote(name: str) -> manifest.Manifest:
-    """Copy the disks of an image that is not managed into the store, and return its manifest.
-
-    Raises CannotCreate if it is managed already, BadInput if a disk is not clean or somebody wrote to it meanwhile.
-    """
-    folder = root() / names.check(name, "NAME")
-    find(name, "NAME")
-    if is_managed(name):
-        raise errors.CannotCreate(f"the image '{name}' is managed already")
-    linked = _linked(folder)
-    with staging.aside(folder) as work:
-        for disk, source in linked.items():
-            _copy_unchanged(source, work / disk)
-        staging.sync_tree(work)
-        known = {**_digests(folder), **_digests(work)}
-        with locked(name):
-            if _linked(folder) != linked:
-                raise errors.Retry(f"the image '{name}' was replaced meanwhile", "look at it: banger image show")
-            return _adopt(name, work, known)
-
-
-def _linked(folder: Path) -> dict[str, Path]:
-    """Return where the disks in a folder are that are not the store's own."""
-    return {disk: Path(os.readlink(folder / disk)) for disk in DISKS if (folder / disk).is_symlink()}
-
-
-def _adopt(name: str, work: Path, known: dict[str, str]) -> manifest.Manifest:
-    """Let an image's own disks take the place of its links; return its manifest.
-
-    The root filesystem comes last: it tells whose the image is, and what was killed before that can be done again.
-    """
-    folder, image = root() / name, find(name)
-    image.put("published", structs.replace(image.get("published", manifest.Published), digests=known))
-    _write(image)
-    for disk in sorted(os.listdir(work), key=DISKS.index, reverse=True):
-        os.rename(work / disk, folder / disk)
-    files.sync_folder(folder)
-    return image
-
-
-def _copy_unchanged(source: Path, target: Path) -> None:
-    """Copy a disk that is not ours; raises BadInput if it is not clean, or somebody wrote to it meanwhile."""
-    from banger_tools.ext4.image import opened
-
-    with opened(source):
-        pass  # it would be refused
-    before = source.stat()
-    with console.step(f"'{source}' copied"):
-        files.copy(source, target)
-    after = source.stat()
-    if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
-        raise errors.BadInput(f"'{source}' was written to while it was copied", "try again when nobody uses it")
