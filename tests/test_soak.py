@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import support
-from tests.soak import report
+from tests import boots, support
+from tests.soak import look, report
 from tests.soak.look import Machine, Sample
 from tests.soak.report import Round
 from tests.soak.shelter import Places, argv
@@ -85,6 +86,23 @@ def test_soak_in_which_nothing_happens_finds_nothing(tmp_path: Path) -> None:
     support.need("docker-registry")
     done = planted(tmp_path, "pass")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.boot
+def test_what_goes_on_in_a_guest_is_seen(home: Path, visited: str) -> None:
+    vm = boots.show(visited)
+    before = look.machine(visited, vm["pid"], vm["memory"])
+    sleeper = boots.said(visited, "sleep 3000 > /dev/null 2>&1 < /dev/null & echo $!").strip()
+    after = look.settled_machine(visited, vm["pid"], vm["memory"], None)
+    boots.said(visited, f"kill {sleeper}")
+    assert (after.guest_processes, after.guest_descriptors) == (
+        before.guest_processes + 1,
+        before.guest_descriptors + 3,
+    )
+    assert after.guest_memory > before.guest_memory > 0
+    resident = int(Path(f"/proc/{vm['pid']}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < after.memory < resident
+    assert look.settled_machine(visited, vm["pid"], vm["memory"], before).guest_processes == before.guest_processes
 
 
 # What grows ------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from tests.soak.wares import KERNEL, MARK, Ware
 from tests.soak.worker import PATIENCE, Broken, Worker
 
 MACHINE = ("--memory=96M", "--pull=never", "--timeout=500")
-_RUN_SECONDS, _PULL_SECONDS = 12.0, 2.0  # within which a run and a pull are interrupted
 _BUILT = 0.3  # the share of images that are made by `banger build`
 
 
@@ -125,10 +124,9 @@ def _runs_alone(worker: Worker, name: str, _ware: Ware) -> None:
 def _is_interrupted(worker: Worker, name: str, ware: Ware) -> None:
     """A run and a pull that are interrupted at any moment; of the run nothing is left."""
     options = (f"--image={name}", f"--name={name}", *MACHINE, *worker.net())
-    worker.interrupted("run, interrupted", ["vm", "run", "--rm", *options, "--", "sleep", "3000"], _RUN_SECONDS)
+    worker.interrupted("run", "vm", "run", "--rm", *options, "--", "sleep", "3000")
     again = f"{name}-again"
-    pull = ["image", "pull", f"--kernel-ref={KERNEL}", f"--name={again}", ware.reference]
-    worker.interrupted("pull, interrupted", pull, _PULL_SECONDS)
+    worker.interrupted("pull", "image", "pull", f"--kernel-ref={KERNEL}", f"--name={again}", ware.reference)
     worker.banger("delete image", "image", "delete", again, statuses=(0, 66))
 
 

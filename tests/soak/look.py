@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import time
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,10 +17,9 @@ from tests import storm, support
 from tests.soak.shelter import Places
 
 PATIENCE = 60.0  # seconds that what ends by itself may take for that
-# In a guest: how many descriptors all its processes have, then the processes, zombies among them, and their own KiB.
+# In a guest: how many descriptors all its processes have; how many these are, with zombies, and their own KiB.
 GUEST = """set -- /proc/[0-9]*/fd/*; echo $#
-busybox awk '/^State:.*Z/ { n++; z++ } /^RssAnon:/ { n++; m += $2 } END { print n + 0, z + 0, m + 0 }' \
-    /proc/[0-9]*/status 2>/dev/null"""
+busybox awk '/^State:.*Z/ { n++ } /^RssAnon:/ { n++; m += $2 } END { print n, m }' /proc/[0-9]*/status 2>/dev/null"""
 
 
 class Machine(NamedTuple):
@@ -45,10 +47,11 @@ class Sample(NamedTuple):
 
 def sample(places: Places) -> Sample:
     """Look at everything in a shelter."""
-    found = {f"{kind}/{path.relative_to(folder)}": path for kind, folder in _written(places) for path in below(folder)}
+    places_of_files = places.written().items()
+    found = {f"{kind}/{path.relative_to(folder)}": path for kind, folder in places_of_files for path in below(folder)}
     return Sample(
         files=frozenset(found),
-        taken=sum(_taken(path) for path in found.values() if path.suffix != ".ext4"),
+        taken=_taken(path for path in found.values() if path.suffix != ".ext4"),
         processes=frozenset(_processes()),
         links=frozenset(line.split(":")[0].strip() for line in _lines("/proc/net/dev")[2:]),
         rules=frozenset(_rules()),
@@ -72,20 +75,19 @@ def settled(places: Places, before: Sample) -> Sample:
     return found
 
 
-def _written(places: Places) -> list[tuple[str, Path]]:
-    return list(places.written().items())
-
-
 def below(folder: Path) -> list[Path]:
     """Return all that is in a folder, at every depth."""
     return [Path(place, name) for place, *kinds in os.walk(folder) for names in kinds for name in names]
 
 
-def _taken(path: Path) -> int:
-    try:
-        return path.lstat().st_blocks * 512
-    except FileNotFoundError:
-        return 0
+def _taken(paths: Iterable[Path]) -> int:
+    """Return the bytes that files take on the disk, each counted once, however many names it has."""
+    found = {}
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            status = path.lstat()
+            found[status.st_dev, status.st_ino] = status.st_blocks * 512
+    return sum(found.values())
 
 
 def _lines(path: str) -> list[str]:
@@ -93,7 +95,7 @@ def _lines(path: str) -> list[str]:
 
 
 def _processes() -> list[str]:
-    """Return the processes of the shelter, all of which are ours, but for what looks at them."""
+    """Return the processes of the shelter, all of which are ours."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -109,9 +111,8 @@ def _rules() -> list[str]:
     """Return all that taps change of a network: rules, and what sysctl says of forwarding."""
     rules = ["ip_forward=" + Path("/proc/sys/net/ipv4/ip_forward").read_text().strip()]
     if shutil.which("nft", path=support.search_path()):
-        rules += subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout.split(
-            "\n"
-        )
+        listed = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True)
+        rules += listed.stdout.splitlines()
     return rules
 
 
@@ -123,7 +124,7 @@ def _loops(folder: Path) -> list[str]:
 def machine(name: str, pid: int, memory: int) -> Machine:
     """Look at a machine that runs; `memory` is what its guest has."""
     said = support.run_ok("banger", "vm", "exec", name, "sh", "-c", GUEST).split()
-    descriptors, processes, _, kibibytes = map(int, said)
+    descriptors, processes, kibibytes = map(int, said)
     open_files = len(os.listdir(f"/proc/{pid}/fd"))
     return Machine(open_files, _own_memory(pid, memory), descriptors, processes, kibibytes << 10)
 
@@ -140,12 +141,12 @@ def _own_memory(pid: int, guest: int) -> int:
 
 
 def settled_machine(name: str, pid: int, memory: int, most: Machine | None) -> Machine:
-    """Look at it until it has no more processes and descriptors than `most`, or that is not worth waiting for."""
+    """Return what it takes when it has no more processes and descriptors than `most`, or after waiting for that."""
     deadline = time.monotonic() + PATIENCE
-    while True:
-        found = machine(name, pid, memory)
-        counts = (found.descriptors, found.guest_descriptors, found.guest_processes)
-        wanted = (most.descriptors, most.guest_descriptors, most.guest_processes) if most else counts
-        if all(one <= other for one, other in zip(counts, wanted, strict=True)) or time.monotonic() > deadline:
-            return found
+    while _counts(found := machine(name, pid, memory)) - _counts(most or found) and time.monotonic() < deadline:
         time.sleep(0.5)
+    return found
+
+
+def _counts(machine: Machine) -> Counter[str]:
+    return Counter({name: getattr(machine, name) for name in Machine._fields if "memory" not in name})

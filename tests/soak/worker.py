@@ -41,6 +41,7 @@ class Worker:
         self.taps = taps
         self.done: list[Operation] = []
         self.fresh: list[int] = []
+        self.took: dict[str, float] = {}  # the seconds of the last operation of each kind
 
     def told(self) -> tuple[list[Operation], list[int]]:
         """Return what was done, and what fresh machines took, since this was asked last."""
@@ -68,12 +69,13 @@ class Worker:
 
     def note(self, kind: str, words: Sequence[str], began: float, trouble: str) -> None:
         """Write down an operation that began at a time of the monotonic clock; raises Broken if it is in trouble."""
-        self.done.append(Operation(kind, words, time.monotonic() - began, trouble))
+        self.took[kind] = time.monotonic() - began
+        self.done.append(Operation(kind, words, self.took[kind], trouble))
         if trouble:
             raise Broken(trouble)
 
-    def interrupted(self, kind: str, words: Sequence[str], longest: float) -> None:
-        """Run banger, and end it after at most so many seconds: by SIGTERM, or by ^C, which all that it runs gets, too.
+    def interrupted(self, kind: str, *words: str) -> None:
+        """Run banger, and end it within the time that such a run took: by SIGTERM, or ^C, which all that it runs gets.
 
         Raises Broken if it ends in another way than it should then, or than by itself.
         """
@@ -89,14 +91,16 @@ class Worker:
                 start_new_session=True,
             )
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(self.chance.uniform(0, longest))
+            process.wait(self.chance.uniform(0, self.took.get(kind, 2.0)))
         if process.poll() is None:
             if self.chance.random() < 0.5:
                 process.terminate()
             else:
                 os.killpg(process.pid, signal.SIGINT)
         status = process.wait(PATIENCE)
-        self.note(kind, words, began, "" if status in (0, *ENDED) else f"status {status}: {log.read_text()}")
+        self.note(
+            f"{kind}, interrupted", words, began, "" if status in (0, *ENDED) else f"status {status}: {log.read_text()}"
+        )
 
     def net(self) -> list[str]:
         """Return options for the network of a machine: a tap as often as not, where there are taps."""
