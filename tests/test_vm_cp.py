@@ -93,7 +93,8 @@ def test_ordinary_user_gets_what_is_roots_in_the_guest(user: support.OrdinaryUse
     support.give(archive, user)
     script = (
         "from pathlib import Path; from banger_tools.vmm import transfer;"
-        "Path('box').mkdir(); transfer._unpack(Path('box.tar'), Path('box'), 'box', archive=False)"
+        "Path('box').mkdir(); room = transfer._Room(Path('box'), transfer.place('box:/x'));"
+        "transfer._unpack(Path('box.tar'), Path('box'), room, archive=False)"
     )
     python = Path(user.argv("banger")[-1]).parent.parent / ".venv" / "bin" / "python"
     environment = {"PYTHONPATH": str(python.parent.parent.parent)}
@@ -217,6 +218,10 @@ def tar_of(path: Path, *members: tarfile.TarInfo) -> Path:
     return path
 
 
+def room(folder: Path) -> transfer._Room:
+    return transfer._Room(folder, transfer.place("web:/x"))
+
+
 def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.type, info.linkname = kind, target
@@ -236,7 +241,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfil
 def test_hostile_archive_of_a_guest_is_refused(members: list[tarfile.TarInfo], tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     with pytest.raises(errors.BadInput):
-        transfer._unpack(tar_of(tmp_path / "evil.tar", *members), tmp_path / "tree", "web:/x", archive=False)
+        transfer._unpack(tar_of(tmp_path / "evil.tar", *members), tmp_path / "tree", room(tmp_path), archive=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.tar", "tree"]
 
 
@@ -244,7 +249,7 @@ def test_absolute_names_and_links_of_a_guest_stay_inside(tmp_path: Path) -> None
     inner = tmp_path / "tree"
     inner.mkdir()
     way = [member("way", tarfile.SYMTYPE, str(tmp_path)), member("way/file"), member("/etc/file")]
-    transfer._unpack(tar_of(tmp_path / "odd.tar", *way), inner, "web:/x", archive=False)
+    transfer._unpack(tar_of(tmp_path / "odd.tar", *way), inner, room(tmp_path), archive=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["odd.tar", "tree"]
     assert (inner / "etc" / "file").is_file()
 

@@ -22,7 +22,10 @@ Description:
 
   Modes and the times of files are kept. In the guest all belongs to root, on this host to you, and nothing is set-id.
   --archive keeps owners, by their numbers, and the extended attributes that mean the same on both sides: those of users
-  and of root (user, trusted), capabilities and ACLs. Nothing that a guest sends gets out of the target.
+  and of root (user, trusted), capabilities and ACLs.
+
+  Nothing that a guest sends gets out of the target. It may be a million files and folders at most, and fill the disk
+  here but for a twentieth, or 1 GiB; it takes twice its size until it is unpacked. A stream to '-' has no bounds.
 
 Examples:
   $ banger vm cp site/. web:/var/www
@@ -35,6 +38,7 @@ Exit status:
   65  what the guest sends cannot be unpacked
   66  there is no such machine or file
   73  the machine does not run, or the target cannot be made
+  74  the disk here has no room for what the guest sends
   75  the guest does not answer
   77  access was refused
 

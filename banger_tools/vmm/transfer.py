@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from banger_tools import console, errors, files
+from banger_tools import console, errors, files, sizes
 from banger_tools.vmm import inside
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 HOME = "/root"  # what paths of a guest are relative to, as with scp(1)
 FOLDER, FILE, MISSING = "folder", "file", "missing"
 _CHUNK = 1 << 18
+_ENTRIES = 1_000_000  # of an archive that a guest sends; each takes a kilobyte of memory
+_RESERVE = 1 << 30  # bytes of a disk, or a twentieth of it, that a guest leaves to others
+_ENTRY = 4096  # bytes that a file or folder takes of a disk beside its content
+_STREAM = "as a stream it has no bounds: banger vm cp {} - | tar -x"
 _PLACES = "write a path of a machine as NAME:PATH"
 _KEPT = ("user.", "trusted.", "security.capability", "system.posix_acl_")  # the rest is about one host alone
 
@@ -121,7 +125,7 @@ def _kind(place: Place) -> str:
         return FOLDER if os.path.isdir(place.path) else FILE if os.path.lexists(place.path) else MISSING
     for path, kind in ((place.path.rstrip("/") + "/.", FOLDER), (place.path.rstrip("/") or "/", FILE)):
         try:
-            next(pieces := _agent(place).get_files(path))
+            next(pieces := _agent(place).get_files(path), b"")
             pieces.close()  # type: ignore[attr-defined]
         except (errors.NoInput, errors.Denied):
             continue
@@ -266,9 +270,10 @@ def _download(source: Place, target: Place, *, archive: bool) -> None:
     goal(target, kind, parent, source, folder=source.contents or kind != FILE)
     try:
         with files.temporary_folder(beside / "copy") as work:
-            _fetch(source, work / "archive.tar")
+            room = _Room(work, source)
+            _fetch(source, work / "archive.tar", room)
             (work / "tree").mkdir(mode=0o700)
-            _unpack(work / "archive.tar", work / "tree", str(source), archive=archive)
+            _unpack(work / "archive.tar", work / "tree", room, archive=archive)
             came = work / "tree" if source.contents else work / "tree" / source.last
             if not os.path.lexists(came):
                 raise errors.BadInput(f"'{source}' is nothing that can be copied")
@@ -278,27 +283,53 @@ def _download(source: Place, target: Place, *, archive: bool) -> None:
         raise errors.os_error(error, f"cannot write '{target}'") from error
 
 
-def _fetch(source: Place, archive: Path) -> None:
+class _Room(NamedTuple):
+    """What a guest may take of the disk that a folder is on."""
+
+    folder: Path
+    source: Place
+
+    def check(self, needed: int, files: int = 1) -> None:
+        """Raise IOFailure unless so many bytes, and files, more leave enough for others."""
+        disk = os.statvfs(self.folder)
+        spare = disk.f_bavail * disk.f_frsize - min(_RESERVE, disk.f_blocks * disk.f_frsize // 20)
+        if needed > spare or (disk.f_files and files > disk.f_favail - disk.f_files // 20):
+            text = f"'{self.source}' is too large for the disk here: {sizes.show(max(spare, 0))} of it may be filled"
+            raise errors.IOFailure(text, _STREAM.format(self.source))
+
+
+def _fetch(source: Place, archive: Path, room: _Room) -> None:
     with open(archive, "xb") as file, console.progress(str(source)) as bar:
         for piece in _agent(source).get_files(_asked(source)):
+            room.check(len(piece))
             file.write(piece)
             bar.update(len(piece))
 
 
-def _unpack(path: Path, folder: Path, label: str, *, archive: bool) -> None:
+def _unpack(path: Path, folder: Path, room: _Room, *, archive: bool) -> None:
     """Unpack a guest's archive; without `archive` it becomes ours, as if we had written it."""
-    from banger_tools import layers, tar
     from banger_tools.tree import SourceFile, Tree
 
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        entries = layers.merge([(f"'{label}'", tar.members(descriptor, vouched=False))], literal=True).tree_entries()
-    finally:
-        os.close(descriptor)
-    sources = [SourceFile(str(path), None, path.stat().st_size)]
+    label, size = str(room.source), path.stat().st_size
+    entries = _entries(path, label)
+    room.check(size + _ENTRY * len(entries), len(entries))
+    sources = [SourceFile(str(path), None, size)]
     if not archive:
         entries = _ours(entries, label)
     _fill(Tree(sources, entries), folder, label)
+
+
+def _entries(path: Path, label: str) -> list[Entry]:
+    """Return the tree in a guest's archive; raises BadInput for one that is hostile, damaged or too large."""
+    from banger_tools import layers, tar
+
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        members = tar.members(descriptor, vouched=False)
+        replay = layers.merge([(f"'{label}'", members)], layers.Limits(entries=_ENTRIES), literal=True)
+        return replay.tree_entries()
+    finally:
+        os.close(descriptor)
 
 
 def _fill(found: Tree, folder: Path, label: str) -> None:
