@@ -296,6 +296,8 @@ class _Reader:
             real = _decimal(records.get("GNU.sparse.size", b""), position)
         else:
             return member
+        if not 0 <= real <= MAX_SIZE:
+            raise Corrupt(f"size {real} of the sparse entry at byte {position} is out of range")
         name = records.get("GNU.sparse.name", member.name)
         return member._replace(name=name, size=real, segments=_segments(pairs, real, start, length, position))
 

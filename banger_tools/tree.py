@@ -40,6 +40,7 @@ MAX_PATH, MAX_NAME = 4096, 255
 MAX_ID = 2**32 - 2  # the next one means "no id" to the kernel
 
 Natural = Annotated[int, Meta(ge=0)]
+Size = Annotated[int, Meta(ge=0, le=2**62)]  # what no kernel's file reaches
 Id = Annotated[int, Meta(ge=0, le=MAX_ID)]
 Nanoseconds = Annotated[int, Meta(ge=0, le=10**9 - 1)]
 Type = Literal["file", "dir", "symlink", "hardlink", "char", "block", "fifo"]
@@ -99,7 +100,7 @@ class Entry(Struct, omit_defaults=True, gc=False):
     uid: Id = 0
     gid: Id = 0
     mtime: tuple[int, Nanoseconds] = (0, 0)
-    size: Natural = 0
+    size: Size = 0
     target: str | None = None
     rdev: tuple[Natural, Natural] | None = None
     xattrs: dict[str, str] | None = None

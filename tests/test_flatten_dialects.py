@@ -139,6 +139,16 @@ def test_prefix_of_star_ends_before_its_times(tmp_path: Path) -> None:
     assert set(flattened(tmp_path / "in.tar")) == {b"/", b"/folder", b"/folder/file"}
 
 
+@pytest.mark.parametrize("size", [2**63, 2**62 + 1])
+def test_sparse_file_of_an_impossible_size_is_refused(size: int, tmp_path: Path) -> None:
+    info = tarfile.TarInfo("x")
+    info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(size)}
+    info.size = 512
+    (tmp_path / "in.tar").write_bytes(info.tobuf(tarfile.PAX_FORMAT) + b"0\n".ljust(512, b"\0") + bytes(1024))
+    done = support.run("bg-flatten", "-C", tmp_path, f"--dir={tmp_path}/out", tmp_path / "in.tar")
+    assert done.returncode == 65 and f"size {size} of the sparse entry".encode() in done.stderr
+
+
 def test_sparse_file_of_star_is_refused_and_not_misread(tmp_path: Path) -> None:
     (tmp_path / "in.tar").write_bytes(header("file", tarfile.GNUTYPE_SPARSE, STAR) + bytes(1024))
     done = support.run("bg-flatten", "-C", tmp_path, tmp_path / "in.tar")

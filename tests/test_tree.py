@@ -56,6 +56,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "nanoseconds": {"path": "/a", "type": "dir", "mtime": [0, 10**9]},
     "no data": {"path": "/a", "type": "file", "size": 1},
     "no such source": {"path": "/a", "type": "file", "size": 1, "data": [2, 0]},
+    "a size beyond all": {"path": "/a", "type": "file", "size": 2**63, "data": [0, 0], "segments": []},
     "segments beyond the size": {"path": "/a", "type": "file", "size": 5, "data": [0, 0], "segments": [[0, 0, 6]]},
     "segments out of order": {
         "path": "/a", "type": "file", "size": 9, "data": [0, 0], "segments": [[5, 0, 1], [0, 0, 1]],
