@@ -25,7 +25,7 @@ from banger_tools.net.attachment import Attachment
 from banger_tools.store import vms
 from banger_tools.vmm import firecracker, firecracker_api, holder, interface, jailer, probe
 from banger_tools.vmm import spec as specs
-from tests import firecracker_lab, support
+from tests import firecracker_lab, guest_lab, support
 
 SPEC = specs.Spec(
     "8cf57cc4-6270-41e3-94ea-bf81eeba4e0a",
@@ -269,7 +269,9 @@ def test_firecracker_takes_the_machine_and_leaves_no_socket(real: specs.Spec, fo
         assert threads_with_seccomp(pid) == {"2"}  # a filter, in each of them
         assert {path.name for path in folder.glob("*.sock")} == {"api.sock", "v.sock"}
         assert [oct(path.stat().st_mode & 0o77) for path in folder.iterdir()] == ["0o0"] * len(list(folder.iterdir()))
-        assert json.loads((folder / firecracker.METRICS).read_text().splitlines()[0])["balloon"]
+        metrics = folder / firecracker.METRICS
+        assert guest_lab.until(lambda: "\n" in metrics.read_text())
+        assert json.loads(metrics.read_text().splitlines()[0])["balloon"]
     assert firecracker.status(record) == "unknown"
     assert list(folder.glob("*.sock")) == []
     assert b"Running Firecracker" not in (folder / specs.CONSOLE).read_bytes()
