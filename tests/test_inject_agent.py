@@ -28,9 +28,10 @@ def image_with(folder: Path, shell: bytes) -> Path:
     return Path(support.run_ok("bg-mkext4", *arguments).decode().strip())
 
 
-def header(machine: int, bits: int = 64) -> bytes:
-    """Return the beginning of an ELF program."""
-    return b"\x7fELF" + bytes([bits // 32, 1, 1]) + bytes(9) + b"\x02\x00" + machine.to_bytes(2, "little") + bytes(100)
+def header(machine: int, bits: int = 64, kind: int = 2) -> bytes:
+    """Return the beginning of an ELF file; its kind is a program."""
+    start = b"\x7fELF" + bytes([bits // 32, 1, 1]) + bytes(9)
+    return start + kind.to_bytes(2, "little") + machine.to_bytes(2, "little") + bytes(100)
 
 
 def machine_of(image: Path) -> int:
@@ -88,16 +89,20 @@ def test_programs_that_no_agent_is_for_are_refused_and_the_image_untouched(
         (Path(__file__), 65, "is no ELF program"),
         (Path("/bin/ls"), 65, "is not static"),
         (guest.FOLDER / "bin/aarch64/banger-guest", 65, "not for x86_64"),
+        (header(62, kind=1), 65, "is an ELF file, but no program"),
+        (header(62), 65, "has nothing to load"),
     ],
 )
 def test_program_that_would_not_run_there_is_refused_and_the_image_untouched(
-    tmp_path: Path, program: Path | None, status: int, words: str
+    tmp_path: Path, program: Path | bytes | None, status: int, words: str
 ) -> None:
     image = image_with(tmp_path, header(62))
     before = image.read_bytes()
     place = tmp_path / "guest/bin/x86_64/banger-guest"
     place.parent.mkdir(parents=True)
-    if program is not None:
+    if isinstance(program, bytes):
+        place.write_bytes(program)
+    elif program is not None:
         shutil.copy(program, place)
     argv = [sys.executable, "-P", "-c", CODE, image, tmp_path / "guest"]
     done = subprocess.run(argv, capture_output=True, env=support.environment({"PYTHONPATH": str(support.ROOT)}))

@@ -30,6 +30,10 @@ VENDOR = {
     "shadowed.service": "[Install]\nWantedBy=wrong.target\n",
     "empty.service": "",
     "my-long-name.service": "[Install]\nWantedBy=%j.target %N.target\n",
+    "cross.service": "[Install]\nAlias=cross.socket\n",
+    "nested.service": "[Install]\nAlias=some.folder/nested.service\n",
+    "hosted.service": "[Install]\nWantedBy=%H.target\n",
+    "barred@.service": "[Install]\nWantedBy=one.target\nDefaultInstance=masked\n",
 }
 
 
@@ -53,6 +57,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(config / "plain@special.service", "[Install]\nRequiredBy=special.target\n")
     (vendor / "vendor-alias.service").symlink_to("ssh.service")
     (config / "masked.service").symlink_to("/dev/null")
+    (config / "barred@masked.service").symlink_to("/dev/null")
     (config / "one.target.wants").mkdir()
     (root / "lib").symlink_to("usr/lib")
     return root
@@ -199,6 +204,9 @@ def test_links_to_a_unit_that_is_gone_can_be_removed(enabled: tuple[Path, Path],
         ("--enable=empty", ["masked"]),
         ("--enable=plain@", ["is a template", "plain@NAME.service"]),
         ("--enable=taken", ["'/etc/systemd/system/static.service' is there already"]),
+        ("--enable=cross", ["cannot have the alias 'cross.socket': it is of another type"]),
+        ("--enable=nested", ["cannot have the alias 'some.folder/nested.service'"]),
+        ("--enable=barred@", ["'barred@masked.service' is masked"]),
     ],
 )
 def test_units_that_systemctl_refuses_are_refused(
@@ -216,6 +224,13 @@ def test_units_that_systemctl_refuses_are_refused(
     assert done.returncode == 65
     assert all(word in done.stderr.decode() for word in words), done.stderr.decode()
     assert image.read_bytes() == bytes_before
+
+
+def test_what_only_the_running_machine_knows_is_refused_in_the_name_of_a_link(disabled: tuple[Path, Path]) -> None:
+    before = disabled[1].read_bytes()
+    done = support.run("bg-inject", "--no-agent", "--enable=hosted", disabled[1])
+    assert (done.returncode, disabled[1].read_bytes() == before) == (65, True)
+    assert "'hosted.service' has '%H' in its [Install] section" in done.stderr.decode()
 
 
 def test_alias_that_is_enabled_is_refused_and_its_unit_named(enabled: tuple[Path, Path]) -> None:
