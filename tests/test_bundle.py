@@ -232,6 +232,28 @@ def test_damage_is_noticed(kind: str, good: Path, tmp_path: Path) -> None:
     assert said in wrong_with(tmp_path / "bad.tar.zst")
 
 
+def stating(name: str, size: int, **fields: Any) -> bytes:
+    """Return the header of a member that states a size, whatever follows it."""
+    info = tarfile.TarInfo(name)
+    info.size = size
+    for key, value in fields.items():
+        setattr(info, key, value)
+    return info.tobuf(tarfile.PAX_FORMAT if info.pax_headers else tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+    ("tar", "said"),
+    [
+        (stating("rootfs.ext4", -1), "a tar header states a negative size"),
+        (stating("././@LongLink", 16 << 20, type=b"L"), "an extended header of 16777216 bytes is too large"),
+        (stating("rootfs.ext4", 5, pax_headers={"size": "0x5"}), "states a size that is no number"),
+        (stating("rootfs.ext4", 5, pax_headers={"size": "9" * 19}), "states a size that is no number"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(tar: bytes, said: str, tmp_path: Path) -> None:
+    assert said in wrong_with(compress(tar, tmp_path / "bad.tar.zst"))
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
