@@ -9,7 +9,10 @@ import pytest
 
 from banger_tools import boot, cli, errors
 from banger_tools.manuals import manual_of
+from banger_tools.store import vms
+from banger_tools.vmm import spec as specs
 from tests import support, webserver
+from tests.test_vmm import SPEC
 
 
 @pytest.mark.parametrize("command", ["stop", "start", "kill", "delete", "restart"])
@@ -37,3 +40,20 @@ def test_catalogs_are_not_asked_offline_and_a_missing_image_is_not_said_to_be_fo
         done = support.run("banger", "-v", "vm", "create", "--image=nowhere", *words)
         assert len(site.seen) == asked, done.stderr
     assert b"found" not in done.stderr
+
+
+def test_record_of_another_machine_is_not_taken_for_that_of_this_one(banger_home: Path) -> None:
+    vms.folder("web").mkdir(parents=True)
+    vms.save(specs.Record(specs.SCHEMA, SPEC))
+    vms.folder("web").rename(vms.folder("copy"))
+    done = support.run("banger", "vm", "show", "copy")
+    assert (done.returncode, done.stdout) == (65, b""), done.stderr
+    assert b"its record is that of 'web'" in done.stderr
+
+
+def test_record_of_a_later_schema_is_refused_with_both_named(banger_home: Path) -> None:
+    vms.folder("web").mkdir(parents=True)
+    vms.save(specs.Record("banger-vm/9", SPEC))
+    done = support.run("banger", "vm", "show", "web")
+    assert (done.returncode, done.stdout) == (65, b""), done.stderr
+    assert f"the schema 'banger-vm/9', and we read '{specs.SCHEMA}'" in done.stderr.decode()
