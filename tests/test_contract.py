@@ -280,7 +280,10 @@ def silent() -> Iterator[socket.socket]:
 def reads_stdin(pid: int) -> bool:
     """Tell whether a process, or a child of it, waits in read(0) by /proc."""
     for task in [pid, *children(pid)]:
-        fields = Path(f"/proc/{task}/syscall").read_text().split()
+        try:
+            fields = Path(f"/proc/{task}/syscall").read_text().split()
+        except (FileNotFoundError, ProcessLookupError):  # one that the launcher ran has just ended
+            continue
         if len(fields) > 1 and fields[0] in ("0", "63") and fields[1] == "0x0":
             return True
     return False
