@@ -173,7 +173,7 @@ def test_python_without_the_packages_is_told_which_and_no_more(banger_home: Path
     if not docopt.is_dir():
         support.cannot(f"docopt 0.6.2 is not in '{docopt}': make test puts it there")
     env = support.environment({"PYTHONPATH": f"{support.ROOT}:{docopt}"})
-    argv = [sys.executable, "-S", "-P", "-m", "banger_tools.commands.doctor", "--json"]
+    argv = [sys.executable, "-S", "-P", "-m", "banger_tools.banger", "doctor", "--json"]
     done = subprocess.run(argv, capture_output=True, env=env, check=False)
     found = by_name(done)
     assert only(found, "packages")[:2] == (

@@ -104,7 +104,3 @@ def _refuse_taken(name: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     return cli.run(__doc__ or "", argv, work)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -59,7 +59,3 @@ def work(arguments: cli.Arguments) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     return cli.run(__doc__ or "", argv, work)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
