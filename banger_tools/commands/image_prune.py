@@ -35,17 +35,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from banger_tools import cli, console, errors, leftovers
+from banger_tools import cli, console, errors
 from banger_tools.commands import pruning
-from banger_tools.leftovers import Leftover
-from banger_tools.store import images, records
-from banger_tools.vmm import usage
-
-KEYS = {"images": images.WHAT, "leftovers": leftovers.HALF_MADE}
 
 
 def prunable() -> list[str]:
     """Return the images that are whole and that no machine was made from."""
+    from banger_tools.store import images
+
     used, found = images.uses(), []
     for name in images.listed():
         try:
@@ -59,6 +56,8 @@ def prunable() -> list[str]:
 
 def remove(name: str) -> bool:
     """Remove an image; tell whether that was done: it may be gone, or in use by now."""
+    from banger_tools.store import images, records
+
     try:
         images.delete(name)
     except (records.Missing, errors.CannotCreate) as error:
@@ -69,10 +68,15 @@ def remove(name: str) -> bool:
 
 def work(arguments: cli.Arguments) -> int:
     """Remove the images and what programs left of others that were killed, and say what went."""
+    from banger_tools import leftovers
+    from banger_tools.store import images
+    from banger_tools.vmm import usage
+
     sized = ((name, usage.disk(images.root() / name)) for name in prunable())
-    whole = [Leftover(images.WHAT, name, size, partial(remove, name)) for name, size in sized]
+    whole = [leftovers.Leftover(images.WHAT, name, size, partial(remove, name)) for name, size in sized]
     words = "no machine was made from these images", "remove them?"
-    return pruning.prune(arguments, whole, leftovers.half_made(images.root()), words, KEYS)
+    keys = {"images": images.WHAT, "leftovers": leftovers.HALF_MADE}
+    return pruning.prune(arguments, whole, leftovers.half_made(images.root()), words, keys)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -36,12 +36,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from banger_tools import cli, errors, leftovers
+from banger_tools import cli, errors
 from banger_tools.commands import pruning
 
 
 def work(arguments: cli.Arguments) -> int:
     """Remove the leftovers, and say what went."""
+    from banger_tools import leftovers
+
     gone, failed = list(leftovers.found()), 0
     if not arguments["--dry-run"]:
         found = {one.name for one in gone}

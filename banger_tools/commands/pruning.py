@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from banger_tools import cli, console, errors, sizes
-from banger_tools.commands import several
 
 if TYPE_CHECKING:
     from banger_tools.inventory import Entry
@@ -58,6 +57,8 @@ def remove(found: Sequence[Leftover]) -> tuple[list[Leftover], int]:
 
     Return what went, and the exit status of the first failure.
     """
+    from banger_tools.commands import several
+
     gone: list[Leftover] = []
 
     def one(item: Leftover) -> None:
