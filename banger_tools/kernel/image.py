@@ -66,9 +66,6 @@ class Image(NamedTuple):
             return self.is_bzimage or self.pvh or self.architecture == "arm64"
         return self.format == ARM64_IMAGE and self.compression == "gzip"
 
-    def __repr__(self) -> str:
-        return f"Image({self.format}, {self.compression}, {self.architecture}, {self.version!r})"
-
 
 def read(path: Path) -> Image:
     """Look at a kernel file.
