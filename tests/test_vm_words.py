@@ -57,3 +57,18 @@ def test_record_of_a_later_schema_is_refused_with_both_named(banger_home: Path) 
     done = support.run("banger", "vm", "show", "web")
     assert (done.returncode, done.stdout) == (65, b""), done.stderr
     assert f"the schema 'banger-vm/9', and we read '{specs.SCHEMA}'" in done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "holds no ssh public key"),
+        ("# who may come in\n", "holds no ssh public key"),
+        ("ssh-ed25519 AAAA me\nnobody <me@host>\n", "holds no ssh public key"),
+        ("-----BEGIN OPENSSH PRIVATE KEY-----\n", "is a private key"),
+    ],
+)
+def test_file_that_holds_no_public_key_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(text)
+    with pytest.raises(errors.BadInput, match=said):
+        specs.read_ssh_key(tmp_path / "key")
