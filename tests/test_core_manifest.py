@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from banger_tools import errors, manifest
-from tests.support import ROOT
+from tests.support import ROOT, run
 
 FROZEN = sorted((ROOT / "tests" / "manifests").glob("v*/*.json"))
 DIGEST = "sha256:" + "0" * 64
@@ -65,6 +65,19 @@ def test_schema_comes_first_and_all_else_is_sorted() -> None:
 )
 def test_errors_name_the_exact_place(sections: dict[str, Any], message: str) -> None:
     assert message in refusal(**sections)
+
+
+def test_name_and_history_of_another_type_are_refused_when_they_are_needed() -> None:
+    with pytest.raises(errors.BadInput, match="manifest: name: must be a string"):
+        _ = loads(name=7).name
+    with pytest.raises(errors.BadInput, match="manifest: history: must be an array"):
+        loads(history={}).record("bg-x", {})
+
+
+def test_more_than_a_manifest_may_have_is_refused() -> None:
+    done = run("bg-seed", stdin=b"{" + b" " * manifest.LIMIT)
+    assert done.returncode == 65
+    assert b"stdin is too large for a manifest" in done.stderr
 
 
 def test_missing_section_names_its_maker() -> None:
