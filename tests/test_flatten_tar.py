@@ -218,3 +218,24 @@ def test_full_disk_leaves_no_output(small_disk: Path, tmp_path: Path) -> None:
         done = support.run("bg-flatten", "-C", small_disk, f"{option}={small_disk}/out", tmp_path / "in")
         assert done.returncode == 74, done.stderr.decode()
         assert list(small_disk.iterdir()) == []
+
+
+def test_device_number_that_no_tar_holds_is_refused_by_name(tmp_path: Path) -> None:
+    with trees.new_tar(tmp_path / "layer.tar") as out:
+        trees.add(out, "dev/odd", kind=tarfile.CHRTYPE, devmajor=1, devminor=3)
+    support.run_ok("bg-flatten", "-o", tmp_path / "tree", tmp_path / "layer.tar")
+    lines = (tmp_path / "tree").read_text().replace('"rdev":[1,3]', '"rdev":[1,2097152]')
+    (tmp_path / "tree").write_text(lines)
+    done = support.run("bg-flatten", "--tar", tmp_path / "made.tar", tmp_path / "tree")
+    assert done.returncode == 65
+    assert "'/dev/odd' has device numbers that a tar cannot hold: 1, 2097152" in done.stderr.decode()
+    assert not (tmp_path / "made.tar").exists()
+
+
+def test_acl_that_is_malformed_leaves_as_the_xattr_that_it_came_as(tmp_path: Path) -> None:
+    with trees.new_tar(tmp_path / "layer.tar") as out:
+        trees.add(out, "odd", pax_headers={"SCHILY.xattr.system.posix_acl_access": "no ACL"})
+    support.run_ok("bg-flatten", "-C", tmp_path, "--tar", tmp_path / "made.tar", tmp_path / "layer.tar")
+    with tarfile.open(tmp_path / "made.tar") as made:
+        records = made.getmember("odd").pax_headers
+    assert records == {"SCHILY.xattr.system.posix_acl_access": "no ACL"}

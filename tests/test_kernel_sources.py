@@ -73,6 +73,7 @@ HOSTILE: dict[str, tuple[list[Member], str]] = {
     "another file": ([*GOOD, ("install.sh", b"x", {})], "no part of a kernel"),
     "a file called modules": ([GOOD[0], ("modules", b"x", {})], "no part of a kernel"),
     "a folder beside": ([*GOOD, ("etc", b"", {"type": tarfile.DIRTYPE})], "a folder"),
+    "a folder with content": ([*GOOD, ("modules/odd", b"x", {"type": tarfile.DIRTYPE})], "is a folder with content"),
     "twice": ([*GOOD, GOOD[0]], "holds 'vmlinux' twice"),
     "below a file": ([*GOOD, (f"{BLK}/x", b"x", {})], "twice"),
     "no kernel": (GOOD[1:], "has no 'vmlinux'"),
