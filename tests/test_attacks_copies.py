@@ -171,6 +171,17 @@ def test_guest_that_answers_nothing_is_no_crash(tmp_path: Path, copy: Copy, monk
     liar.listener.close()
 
 
+@pytest.mark.root
+def test_disk_that_is_nearly_full_takes_little(disk: Path, copy: Copy) -> None:
+    with open(disk / "ballast", "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 63 << 20)
+    copy(saying(member("x", 3, b"abc") + END), disk)
+    assert (disk / "x").read_bytes() == b"abc"
+    with pytest.raises(errors.IOFailure, match="too large"):
+        copy(saying(member("x", 700_000, bytes(700_000)) + END), disk)
+    assert {path.name for path in disk.iterdir()} == {"ballast", "x"}
+
+
 def test_honest_archive_is_copied(tmp_path: Path, copy: Copy) -> None:
     """So what is refused above is refused for what it is."""
     packed = io.BytesIO()

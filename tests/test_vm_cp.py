@@ -93,7 +93,7 @@ def test_ordinary_user_gets_what_is_roots_in_the_guest(user: support.OrdinaryUse
     support.give(archive, user)
     script = (
         "from pathlib import Path; from banger_tools.vmm import transfer;"
-        "Path('box').mkdir(); room = transfer._Room(Path('box'), transfer.place('box:/x'));"
+        "Path('box').mkdir(); room = transfer.Room(Path('box'), transfer.place('box:/x'));"
         "transfer._unpack(Path('box.tar'), Path('box'), room, archive=False)"
     )
     python = Path(user.argv("banger")[-1]).parent.parent / ".venv" / "bin" / "python"
@@ -218,8 +218,8 @@ def tar_of(path: Path, *members: tarfile.TarInfo) -> Path:
     return path
 
 
-def room(folder: Path) -> transfer._Room:
-    return transfer._Room(folder, transfer.place("web:/x"))
+def room(folder: Path) -> transfer.Room:
+    return transfer.Room(folder, transfer.place("web:/x"))
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:

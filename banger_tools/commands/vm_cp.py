@@ -25,7 +25,8 @@ Description:
   and of root (user, trusted), capabilities and ACLs.
 
   Nothing that a guest sends gets out of the target. It may be a million files and folders at most, and fill the disk
-  here but for a twentieth, or 1 GiB; it takes twice its size until it is unpacked. A stream to '-' has no bounds.
+  here but for a twentieth, 1 GiB, or half of what is free, whichever is least; it takes twice its size until it is
+  unpacked. A stream to '-' has no bounds.
 
 Examples:
   $ banger vm cp site/. web:/var/www

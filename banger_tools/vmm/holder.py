@@ -76,8 +76,8 @@ def start(argv: Sequence[str], folder: Path, pipes: Mapping[str, str] = MappingP
         sources = {CONSOLE: console_read, LOG: log_read}
         for pipe, log in pipes.items():
             sources[log] = _opened(stack, folder / pipe, os.O_RDONLY | os.O_NONBLOCK)
-        _record(stack, folder, sources, lock)
         try:
+            _record(stack, folder, sources, lock)
             child = subprocess.Popen(
                 argv, cwd=folder, stdin=lock, stdout=stdout, stderr=stderr, start_new_session=True, umask=0o077
             )

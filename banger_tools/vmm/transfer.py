@@ -29,7 +29,9 @@ HOME = "/root"  # what paths of a guest are relative to, as with scp(1)
 FOLDER, FILE, MISSING = "folder", "file", "missing"
 _CHUNK = 1 << 18
 _ENTRIES = 1_000_000  # of an archive that a guest sends; each takes a kilobyte of memory
-_RESERVE = 1 << 30  # bytes of a disk, or a twentieth of it, that a guest leaves to others
+_RESERVE = (
+    1 << 30
+)  # bytes of a disk that a guest leaves to others, if that is no twentieth of it, and no half of the rest
 _ENTRY = 4096  # bytes that a file or folder takes of a disk beside its content
 _STREAM = "as a stream it has no bounds: banger vm cp {} - | tar -x"
 _PLACES = "write a path of a machine as NAME:PATH"
@@ -270,7 +272,7 @@ def _download(source: Place, target: Place, *, archive: bool) -> None:
     goal(target, kind, parent, source, folder=source.contents or kind != FILE)
     try:
         with files.temporary_folder(beside / "copy") as work:
-            room = _Room(work, source)
+            room = Room(work, source)
             _fetch(source, work / "archive.tar", room)
             (work / "tree").mkdir(mode=0o700)
             _unpack(work / "archive.tar", work / "tree", room, archive=archive)
@@ -283,22 +285,27 @@ def _download(source: Place, target: Place, *, archive: bool) -> None:
         raise errors.os_error(error, f"cannot write '{target}'") from error
 
 
-class _Room(NamedTuple):
-    """What a guest may take of the disk that a folder is on."""
+class Room:
+    """What a guest may take of the disk that a folder is on: never all, and not what others may need."""
 
-    folder: Path
-    source: Place
+    def __init__(self, folder: Path, source: Place) -> None:
+        self.source = source
+        self._folder = folder
+        disk = os.statvfs(folder)
+        whole, free = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
+        self._bytes_left = min(_RESERVE, whole // 20, free // 2)
+        self._files_left = min(disk.f_files // 20, disk.f_favail // 2)
 
     def check(self, needed: int, files: int = 1) -> None:
         """Raise IOFailure unless so many bytes, and files, more leave enough for others."""
-        disk = os.statvfs(self.folder)
-        spare = disk.f_bavail * disk.f_frsize - min(_RESERVE, disk.f_blocks * disk.f_frsize // 20)
-        if needed > spare or (disk.f_files and files > disk.f_favail - disk.f_files // 20):
+        disk = os.statvfs(self._folder)
+        spare = disk.f_bavail * disk.f_frsize - self._bytes_left
+        if needed > spare or (disk.f_files and files > disk.f_favail - self._files_left):
             text = f"'{self.source}' is too large for the disk here: {sizes.show(max(spare, 0))} of it may be filled"
             raise errors.IOFailure(text, _STREAM.format(self.source))
 
 
-def _fetch(source: Place, archive: Path, room: _Room) -> None:
+def _fetch(source: Place, archive: Path, room: Room) -> None:
     with open(archive, "xb") as file, console.progress(str(source)) as bar:
         for piece in _agent(source).get_files(_asked(source)):
             room.check(len(piece))
@@ -306,7 +313,7 @@ def _fetch(source: Place, archive: Path, room: _Room) -> None:
             bar.update(len(piece))
 
 
-def _unpack(path: Path, folder: Path, room: _Room, *, archive: bool) -> None:
+def _unpack(path: Path, folder: Path, room: Room, *, archive: bool) -> None:
     """Unpack a guest's archive; without `archive` it becomes ours, as if we had written it."""
     from banger_tools.tree import SourceFile, Tree
 
