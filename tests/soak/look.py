@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from tests import storm, support
+from tests import boots, storm, support
 from tests.soak.shelter import Places
 
 PATIENCE = 60.0  # seconds that what ends by itself may take for that
@@ -23,10 +23,11 @@ busybox awk '/^State:.*Z/ { n++ } /^RssAnon:/ { n++; m += $2 } END { print n, m 
 
 
 class Machine(NamedTuple):
-    """What a machine that runs all the time takes: of the host, and inside."""
+    """What a machine that runs all the time takes: its processes on this host, and those inside."""
 
+    processes: int
     descriptors: int
-    memory: int  # of its monitor, in bytes, without that of the guest and without translated code
+    memory: int  # in bytes, without that of the guest and without translated code
     guest_descriptors: int
     guest_processes: int
     guest_memory: int  # of all its programs, in bytes
@@ -90,7 +91,7 @@ def _taken(paths: Iterable[Path]) -> int:
     return sum(found.values())
 
 
-def _lines(path: str) -> list[str]:
+def _lines(path: str | Path) -> list[str]:
     return Path(path).read_text().splitlines()
 
 
@@ -121,18 +122,20 @@ def _loops(folder: Path) -> list[str]:
     return [str(path) for path in backing if path.read_text().startswith(f"{folder}/")]
 
 
-def machine(name: str, pid: int, memory: int) -> Machine:
-    """Look at a machine that runs; `memory` is what its guest has."""
+def machine(name: str, home: Path, memory: int) -> Machine:
+    """Look at the one machine of a home that runs; `memory` is what its guest has."""
     said = support.run_ok("banger", "vm", "exec", name, "sh", "-c", GUEST).split()
     descriptors, processes, kibibytes = map(int, said)
-    open_files = len(os.listdir(f"/proc/{pid}/fd"))
-    return Machine(open_files, _own_memory(pid, memory), descriptors, processes, kibibytes << 10)
+    own = [Path("/proc", str(pid)) for pid in boots.processes(home)]
+    open_files = sum(len(os.listdir(process / "fd")) for process in own)
+    taken = sum(_own_memory(process, memory) for process in own)
+    return Machine(len(own), open_files, taken, descriptors, processes, kibibytes << 10)
 
 
-def _own_memory(pid: int, guest: int) -> int:
-    """Return the bytes of memory that a monitor has for itself: neither the guest's, nor code made of it."""
+def _own_memory(process: Path, guest: int) -> int:
+    """Return the bytes of memory that a process has for itself: neither the guest's, nor code made of it."""
     total, counts = 0, False
-    for line in _lines(f"/proc/{pid}/smaps"):
+    for line in _lines(process / "smaps"):
         if match := re.match(r"([0-9a-f]+)-([0-9a-f]+) (\S+) ", line):
             counts = int(match[2], 16) - int(match[1], 16) != guest and not match[3].startswith("rwx")
         elif counts and line.startswith("Rss:"):
@@ -140,10 +143,15 @@ def _own_memory(pid: int, guest: int) -> int:
     return total
 
 
-def settled_machine(name: str, pid: int, memory: int, most: Machine | None) -> Machine:
-    """Return what it takes when it has no more processes and descriptors than `most`, or after waiting for that."""
+def settled_machine(name: str, home: Path, memory: int, most: Machine | None) -> Machine:
+    """Return what it takes when it has no more processes and descriptors than `most`, or after waiting for that.
+
+    Without `most` it is the least of some looks: an agent closes what it has of a request a moment after its answer.
+    """
+    if most is None:
+        return min((machine(name, home, memory) for _ in range(3)), key=lambda one: sum(_counts(one).values()))
     deadline = time.monotonic() + PATIENCE
-    while _counts(found := machine(name, pid, memory)) - _counts(most or found) and time.monotonic() < deadline:
+    while _counts(found := machine(name, home, memory)) - _counts(most) and time.monotonic() < deadline:
         time.sleep(0.5)
     return found
 

@@ -132,7 +132,7 @@ class Soak:
         if shown.returncode or not (vm := json.loads(shown.stdout)["vm"])["pid"]:
             return None
         most = first.resident if first else None
-        return look.settled_machine(RESIDENT, vm["pid"], vm["memory"], most)
+        return look.settled_machine(RESIDENT, self.places.home, vm["memory"], most)
 
 
 def _has_taps() -> bool:
