@@ -295,8 +295,7 @@ class _Pipe:
 
     def _succeeded(self, index: int) -> None:
         if index < len(self.held):
-            os.close(self.held[index])
-            self.held[index] = -1
+            self._let_go(index)
         if self.timed and self.commands[index].is_ours:
             self._tell_time(self.commands[index].program)
 
@@ -332,8 +331,12 @@ class _Pipe:
         """Close the pipes' ends that we hold."""
         for index, descriptor in enumerate(self.held):
             if descriptor >= 0:
-                self.held[index] = -1
-                os.close(descriptor)
+                self._let_go(index)
+
+    def _let_go(self, index: int) -> None:
+        """Close an end; it is forgotten first, since an interruption in between must not close another one's."""
+        descriptor, self.held[index] = self.held[index], -1
+        os.close(descriptor)
 
     def all_ended(self, patience: float) -> bool:
         """Wait at most `patience` seconds for all programs, and tell whether they ended."""

@@ -148,3 +148,22 @@ def test_manifests_are_kept_by_tee_behind_each_stage(tmp_path: Path) -> None:
     woven = pipeline.with_manifests([sh("echo one"), Command("tr", ("a-z", "A-Z"))], tmp_path)
     assert pipeline.run(woven, stdin=NULL) == b"ONE\n"
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"1-sh.json": "one\n", "2-tr.json": "ONE\n"}
+
+
+def test_interruption_just_after_an_end_was_closed_closes_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is closed twice may by then be a descriptor of somebody else."""
+    close = os.close
+
+    def interrupted(self: pipeline._Pipe, index: int) -> None:
+        def once(descriptor: int) -> None:
+            close(descriptor)
+            monkeypatch.setattr(os, "close", close)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(os, "close", once)
+        succeeded(self, index)
+
+    succeeded = pipeline._Pipe._succeeded
+    monkeypatch.setattr(pipeline._Pipe, "_succeeded", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run([sh("exit 0"), sh("cat")], stdin=NULL)
