@@ -129,7 +129,8 @@ STACKS: dict[str, tuple[Callable[[], list[bytes]], str]] = {
         lambda: [layer(("f", {"pax_headers": {f"SCHILY.xattr.user.{n}": "x" * 60_000 for n in range(16)}}))],
         "bytes of xattrs",
     ),
-    "a hole of 8 EiB": (lambda: [claims((1 << 63) - 1)], ""),
+    "a hole of 8 EiB": (lambda: [claims((1 << 63) - 1)], "out of range"),
+    "a hole of 4 EiB": (lambda: [claims(1 << 62)], ""),
 }
 
 

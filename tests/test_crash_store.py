@@ -100,7 +100,7 @@ def test_image_whose_deletion_is_killed_at_any_call_is_whole_or_gone(banger_home
     state, kept = banger_home / "state", tmp_path / "kept"
     support.run_ok("bg-publish", "--no-kernel", "--name=tiny", stdin=machines.manifest(disk))
     shutil.copytree(state, kept)
-    program, tally = Program("commands.image_delete", ["tiny"], "", state, tmp_path), Tally()
+    program, tally = Program("banger", ["image", "delete", "tiny"], "", state, tmp_path), Tally()
     for step in program.steps():
         shutil.rmtree(state)
         shutil.copytree(kept, state)

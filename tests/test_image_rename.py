@@ -118,7 +118,7 @@ def test_renaming_killed_at_any_call_leaves_one_name_and_every_machine_with_its_
     support.need("strace")
     state, kept = banger_home / "state", tmp_path / "kept"
     shutil.copytree(state, kept)
-    program, tally = Program("commands.image_rename", ["web", "base"], "", state, tmp_path), Tally()
+    program, tally = Program("banger", ["image", "rename", "web", "base"], "", state, tmp_path), Tally()
     for step in program.steps():
         shutil.rmtree(state)
         shutil.copytree(kept, state)
