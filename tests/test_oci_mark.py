@@ -39,9 +39,9 @@ def test_a_single_written_byte_takes_the_mark_away(marked: Path) -> None:
 def test_a_mark_of_another_boot_is_not_trusted(marked: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     other = tmp_path / "boot_id"
     other.write_text("b2a4bf1e-0000-4000-8000-000000000000\n")
-    mark._boot.cache_clear()
+    mark.boot.cache_clear()
     monkeypatch.setattr(mark, "_BOOT_ID", other)
     assert not mark.stands(os.stat(marked), DIGEST)
     monkeypatch.undo()
-    mark._boot.cache_clear()
+    mark.boot.cache_clear()
     assert mark.stands(os.stat(marked), DIGEST)
