@@ -95,6 +95,13 @@ _EXPORTS = ("--bundle", "--tar", "--qcow2", "--raw")
 STDOUT = "-"
 
 
+def _check_url(url: str) -> None:
+    from banger_tools.oci import reference
+
+    if not reference.is_http_url(url):
+        raise errors.BadUsage(f"--url: '{url}' is no URL of the web", "for example https://example.org/images")
+
+
 class Exports(NamedTuple):
     """The files to write an image to; the tar goes to stdout if it is '-'."""
 
@@ -113,8 +120,8 @@ class Exports(NamedTuple):
             raise errors.BadUsage(f"--bundle: '{bundle}' does not end in .tar.zst, and is no folder")
         if url and not bundle:
             raise errors.BadUsage("--url goes with --bundle only")
-        if url and not url.startswith(("https://", "http://")):
-            raise errors.BadUsage(f"--url: '{url}' is no https URL")
+        if url:
+            _check_url(url)
         if tar == STDOUT and arguments["--path"]:
             raise errors.BadUsage("--path and --tar=- both want stdout")
         if tar == STDOUT and sys.stdout.isatty():

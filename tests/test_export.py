@@ -184,7 +184,7 @@ def test_full_disk_leaves_no_file(form: str, small_disk: Path, tmp_path: Path) -
         (["--tar=a", "--replace"], "--replace goes with --name"),
         (["--raw=a", "--kernel"], "--raw and --kernel exclude each other"),
         (["--url=https://example.org"], "--url goes with --bundle"),
-        (["--bundle=a.tar.zst", "--url=ftp://example.org"], "is no https URL"),
+        (["--bundle=a.tar.zst", "--url=ftp://example.org"], "is no URL of the web"),
         (["--bundle=a.tar"], "does not end in .tar.zst"),
         (["--tar=-", "--path"], "both want stdout"),
         (["--raw=a", "--qcow2=./a"], "is to be two outputs"),

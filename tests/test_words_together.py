@@ -49,7 +49,7 @@ WRONG = [
     ("seed", "--require --optional image", "--require and --optional exclude each other"),
     ("publish", "--bundle=x.zip image", "--bundle: 'x.zip' does not end in .tar.zst"),
     ("publish", "--url=https://x.example/x image", "--url goes with --bundle only"),
-    ("publish", "--bundle=x.tar.zst --url=ftp://x.example image", "is no https URL"),
+    ("publish", "--bundle=x.tar.zst --url=ftp://x.example image", "is no URL of the web"),
     ("publish", "--tar=- --path image", "--path and --tar=- both want stdout"),
     ("publish", "--no-kernel --kernel-ref=x image", "exclude each other"),
     ("publish", "--initrd=x image", "--initrd goes with --kernel-file only"),

@@ -6,12 +6,12 @@ A guest may send anything. What gets through here has bounds, and a member that 
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
 from msgspec import Meta, Struct
 
-from banger_tools import errors
+from banger_tools import errors, typed
 
 T = TypeVar("T")
 
@@ -92,6 +92,6 @@ class Unpacked(Struct, frozen=True):
 def read(answer: dict[str, Any], kind: type[T]) -> T:
     """Return an answer in its type; raises BadInput if it is not of that type."""
     try:
-        return msgspec.convert(answer, kind)
-    except (msgspec.ValidationError, UnicodeError) as error:
+        return cast(T, typed.convert(answer, kind))
+    except msgspec.ValidationError as error:
         raise errors.BadInput("the guest's agent sends an answer that makes no sense", str(error)) from error

@@ -1,7 +1,8 @@
 """The seal of an image: what bg-mkext4 says of the owners in it, which holds as long as nobody writes to the file.
 
 It is an extended attribute of the file, with the time of the last write and this boot of the machine: what a crash has
-lost must not be believed to be there. Where attributes cannot be kept there is no seal, and all owners are compared.
+lost must not be believed to be there. The mark of the cache, a time of 1970, would not do: make(1) goes by the times of
+artifacts. Where attributes cannot be kept there is no seal, and all owners are compared.
 """
 
 from __future__ import annotations

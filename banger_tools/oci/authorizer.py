@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from urllib.parse import urlencode, urlsplit
 
 from banger_tools import errors
-from banger_tools.oci import failures, hosts, registry_errors
+from banger_tools.oci import failures, hosts, reference, registry_errors
 from banger_tools.oci.credentials import Credentials
 from banger_tools.oci.http import Transport
 
@@ -88,7 +88,7 @@ class Authorizer:
     def _token(self, fields: Mapping[str, str]) -> str:
         """Ask the token server that a challenge names."""
         realm, found = fields["realm"], self._credentials()
-        if not hosts.is_http_url(realm):
+        if not reference.is_http_url(realm):
             raise errors.Unavailable(f"'{self._host}' names a token server that is none: '{realm}'")
         server = urlsplit(realm).netloc
         if found is not None and not self._may_see_secrets(realm):

@@ -35,16 +35,6 @@ def of_url(url: str) -> str:
     return reference.DOCKER_HUB if host == HUB_ENDPOINT else host
 
 
-def is_http_url(text: str) -> bool:
-    """Tell whether a text, which a server may have sent, is a URL that can be asked for."""
-    try:
-        parts = urlsplit(text)
-        usable = parts.scheme in _PORTS and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-    return usable and text.isprintable() and " " not in text
-
-
 def is_loopback(host: str) -> bool:
     """Tell whether a host (with or without a port) is this machine."""
     name = urlsplit(f"//{host}").hostname or ""
@@ -92,7 +82,7 @@ def proxy(url: str) -> str | None:
     if not found or is_loopback(parts.netloc) or _is_excepted(parts, _variable("no_proxy")):
         return None
     found = found if "://" in found else f"http://{found}"
-    if not is_http_url(found):
+    if not reference.is_http_url(found):
         shown = found.rpartition("@")[2]  # what stands before it may be a password
         raise errors.BadUsage(f"{parts.scheme}_proxy: '{shown}' is not the URL of a proxy", "http://HOST:PORT")
     return found

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from banger_tools import __version__, config, console, errors
-from banger_tools.oci import failures, hosts, tls
+from banger_tools.oci import failures, hosts, reference, tls
 from banger_tools.oci.cancel import Cancel
 from banger_tools.oci.connections import Connections, Inward
 from banger_tools.oci.credentials import Credentials
@@ -248,7 +248,7 @@ def _redirected(url: str, target: str) -> str:
     found = ""
     with contextlib.suppress(ValueError):
         found = urljoin(url, target)
-    if not hosts.is_http_url(found):
+    if not reference.is_http_url(found):
         raise errors.BadInput(f"'{urlsplit(url).netloc}' redirects to '{target}'")
     return found
 

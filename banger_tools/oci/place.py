@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from banger_tools import console, errors, manifest
 from banger_tools.oci import digest as digests
-from banger_tools.oci import hosts, layer, registry_errors, resume
+from banger_tools.oci import layer, reference, registry_errors, resume
 from banger_tools.oci.cancel import Cancel
 from banger_tools.oci.documents import Blob
 from banger_tools.oci.endpoint import Endpoint
@@ -101,7 +101,7 @@ def of_url(url: str, transport: Transport, attempts: int) -> Place:
 
 def foreign(blob: Blob, transport: Transport, attempts: int = ATTEMPTS) -> list[Place]:
     """Return the places of a foreign layer by the URLs of its descriptor (image specification, descriptor)."""
-    return [of_url(url, transport, attempts) for url in blob.urls if hosts.is_http_url(url)]
+    return [of_url(url, transport, attempts) for url in blob.urls if reference.is_http_url(url)]
 
 
 def fetch(task: Task, find: Find, blob: Blob, diff_id: str | None, what: str) -> manifest.Layer:

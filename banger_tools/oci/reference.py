@@ -189,7 +189,7 @@ def parse_bundle(url: str) -> Bundle:
     """Return a bundle behind a URL; raises BadUsage for anything else."""
     ref = parse(url)
     if not isinstance(ref, Bundle) or not ref.is_url:
-        raise errors.BadUsage(f"'{url}' is no https URL", BUNDLE_EXAMPLE)
+        raise errors.BadUsage(f"'{url}' is not the URL of a bundle", BUNDLE_EXAMPLE)
     return ref
 
 
@@ -204,6 +204,16 @@ def is_host(text: str) -> bool:
         return _HOST.fullmatch(text) is not None and urlsplit(f"//{text}").port != 0
     except ValueError:  # brackets that hold no address, or a port beyond 65535
         return False
+
+
+def is_http_url(text: str) -> bool:
+    """Tell whether a text, which a server may have sent, is a URL that can be asked for."""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that hold no address, or a port that is no number
+        return False
+    return usable and text.isprintable() and " " not in text
 
 
 def may_be_catalog_name(text: str) -> bool:
@@ -285,17 +295,12 @@ def _daemon(engine: str, name: str) -> Daemon:
 
 def _bundle(rest: str) -> Bundle:
     """Return a bundle; only a URL may carry a digest behind a `#`, for a file may have one in its name."""
-    scheme, colon, _ = rest.partition("://")
-    if not colon:
+    if "://" not in rest:
         return Bundle(rest)
     location, hash_sign, digest = rest.partition("#")
-    try:
-        parts = urlsplit(location)
-        is_web = scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # brackets that hold no address, or a port that is no number
-        is_web = False
-    if not is_web:
+    if not is_http_url(location):
         raise _wrong(rest, "it is not the URL of a bundle", BUNDLE_EXAMPLE)
+    parts = urlsplit(location)
     if not parts.path.endswith(".tar.zst"):
         raise _wrong(rest, "only bundles are fetched by URL, and their names end in .tar.zst", BUNDLE_EXAMPLE)
     if parts.username is not None or parts.password is not None:

@@ -29,9 +29,8 @@ HOME = "/root"  # what paths of a guest are relative to, as with scp(1)
 FOLDER, FILE, MISSING = "folder", "file", "missing"
 _CHUNK = 1 << 18
 _ENTRIES = 1_000_000  # of an archive that a guest sends; each takes a kilobyte of memory
-_RESERVE = (
-    1 << 30
-)  # bytes of a disk that a guest leaves to others, if that is no twentieth of it, and no half of the rest
+# Bytes of a disk that a guest leaves to others, or a twentieth of it, or half of what is free: the least of these.
+_RESERVE = 1 << 30
 _ENTRY = 4096  # bytes that a file or folder takes of a disk beside its content
 _STREAM = "as a stream it has no bounds: banger vm cp {} - | tar -x"
 _PLACES = "write a path of a machine as NAME:PATH"
