@@ -78,12 +78,8 @@ def user(_ordinary_user: tuple[support.OrdinaryUser, Path]) -> Iterator[support.
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A filesystem of 8 MiB that fills up."""
-    support.need_root()
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], check=True)
-    yield disk
-    subprocess.run(["umount", disk], check=True)
+    with support.tmpfs(tmp_path / "disk", "size=8m") as disk:
+        yield disk
 
 
 @pytest.fixture(scope="session")

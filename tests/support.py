@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -95,6 +96,18 @@ def run_ok(
     done = run(program, *arguments, stdin=stdin, env=env, cwd=cwd, timeout=timeout)
     assert done.returncode == 0, f"{program} ended with {done.returncode}:\n{done.stderr.decode(errors='replace')}"
     return done.stdout
+
+
+@contextlib.contextmanager
+def tmpfs(where: Path, options: str = "rw") -> Iterator[Path]:
+    """Mount a filesystem in memory, for as long as the body runs; needs root."""
+    need_root()
+    where.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", where], check=True)
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", where], check=True)
 
 
 def manifest_of(stdout: bytes) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import socket
-import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -72,10 +71,8 @@ END = bytes(1024)
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A folder on a disk of 16 MiB and 800 files."""
-    support.need_root()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m,nr_inodes=800", "none", tmp_path], check=True)
-    yield tmp_path
-    subprocess.run(["umount", tmp_path], check=True)
+    with support.tmpfs(tmp_path, "size=16m,nr_inodes=800") as disk:
+        yield disk
 
 
 def assert_nothing(folder: Path) -> None:

@@ -137,10 +137,7 @@ def test_prune_removes_what_was_not_used_and_what_is_left_is_whole(server: Serve
 def test_a_use_counts_where_the_kernel_notes_none(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "noatime,size=32m", "tmpfs", disk], check=True)
-    try:
+    with support.tmpfs(tmp_path / "disk", "noatime,size=32m") as disk:
         monkeypatch.setenv("BANGER_HOME", str(disk))
         fetch(server.ref("one"))
         fetch(server.ref("old"))
@@ -148,8 +145,6 @@ def test_a_use_counts_where_the_kernel_notes_none(
         fetch(server.ref("one"), "--offline")
         assert [entry["name"] for entry in prune("--keep=7d")["removed"]] == [server.ref("old")]
         assert fetch(server.ref("one"), "--offline")
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 def test_prune_to_a_size_keeps_what_was_used_last(server: Server, cache: Path, tmp_path: Path) -> None:

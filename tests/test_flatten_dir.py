@@ -127,15 +127,10 @@ def test_folder_that_is_not_empty_a_file_or_a_symlink_is_refused(tmp_path: Path)
 
 @pytest.mark.root
 def test_mount_point_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    support.need_root()
     (tmp_path / "in").mkdir()
-    (tmp_path / "mounted").mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path / "mounted"], check=True)
-    try:
-        done = support.run("bg-flatten", "-C", tmp_path, f"--dir={tmp_path}/mounted", tmp_path / "in")
-        assert os.listdir(tmp_path / "mounted") == []
-    finally:
-        subprocess.run(["umount", tmp_path / "mounted"], check=True)
+    with support.tmpfs(tmp_path / "mounted") as mounted:
+        done = support.run("bg-flatten", "-C", tmp_path, f"--dir={mounted}", tmp_path / "in")
+        assert os.listdir(mounted) == []
     assert done.returncode == 73
     assert b"is a mount point" in done.stderr
     assert sorted(os.listdir(tmp_path)) == ["in", "mounted"]

@@ -161,13 +161,7 @@ def test_manifest_without_a_disk_names_the_tool_that_makes_it(banger_home: Path)
 
 
 def test_full_disk_leaves_nothing(tmp_path: Path, disk: Path) -> None:
-    support.need_root()
-    home = tmp_path / "small"
-    home.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4M", "tmpfs", str(home)], capture_output=True)
-    if mounted.returncode:
-        support.cannot("cannot mount a tmpfs")
-    try:
+    with support.tmpfs(tmp_path / "small", "size=4M") as home:
         with open(disk, "r+b") as file:
             file.seek(100 << 20)
             file.write(os.urandom(8 << 20))
@@ -175,8 +169,6 @@ def test_full_disk_leaves_nothing(tmp_path: Path, disk: Path) -> None:
         assert done.returncode == 74, done.stderr
         assert b"no space left" in done.stderr
         assert images(home) == []
-    finally:
-        subprocess.run(["umount", str(home)], check=True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -110,10 +110,8 @@ def test_nobody_who_reads_our_output_waits_for_the_machine(tmp_path: Path) -> No
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     """A folder on a disk of 256 KiB."""
-    support.need_root()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", tmp_path], check=True)
-    yield tmp_path
-    subprocess.run(["umount", tmp_path], check=True)
+    with support.tmpfs(tmp_path, "size=256k") as disk:
+        yield disk
 
 
 @pytest.mark.root
