@@ -94,7 +94,7 @@ lint: setup test-packages $(READY_TEST) ## run the linters only
 	$(PYTHON_BIN) -P -m pytest tests/test_linters.py $(PYTEST_ARGS)
 
 bench: setup ## our programs beside others, on a machine that does nothing else: an hour; results in bench/.work
-	@scripts/need-packages --optional 'the benchmarks' $(BENCH_PACKAGES)
+	@scripts/need-packages --optional 'the benchmarks' $(BENCH_PACKAGES) guestfs-tools
 	PYTHONPATH=. $(PYTHON_BIN) -P -m bench --markdown=$(BENCH).md --json=$(BENCH).json --plot=$(BENCH).svg $(BENCH_ARGS)
 
 bench-quick: setup ## the same, smaller, in two minutes

@@ -19,7 +19,7 @@ class Scale(NamedTuple):
     here, of nothing but numbered files. flat, entries, mebibytes: what the comparisons of growth go through.
     peer_entries: the most entries that others than ours are given there. home: files in the home folder of a seed.
     builds: how many run at once. starts: how often a program is started for one run. cold: whether caches are dropped
-    where that counts.
+    where that counts. machines: whether a way that boots a machine to write a file is tried.
     """
 
     rounds: int
@@ -32,6 +32,7 @@ class Scale(NamedTuple):
     builds: tuple[int, ...]
     starts: int
     cold: bool = True
+    machines: bool = False
     work: Path = WORK
 
     def fresh(self, name: str) -> Path:
@@ -57,6 +58,7 @@ SCALES: Mapping[str, Scale] = {
         home=20_000,
         builds=(1, 4, 16),
         starts=20,
+        machines=True,
     ),
     "quick": Scale(
         rounds=1,
