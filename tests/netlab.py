@@ -49,7 +49,7 @@ print(msgspec.json.encode(answer).decode())
 """
 
 # Opens a tap as a monitor does (TUNSETIFF; IFF_TAP and IFF_NO_PI) until its stdin ends.
-_OPEN = """
+OPEN = """
 import fcntl, os, struct, sys
 tap = os.open("/dev/net/tun", os.O_RDWR)
 fcntl.ioctl(tap, 0x400454CA, struct.pack("16sH22x", sys.argv[1].encode(), 0x1002))
@@ -159,7 +159,7 @@ class Host(Namespace):
     @contextlib.contextmanager
     def opened(self, tap: str, *before: str) -> Iterator[None]:
         """Have a program hold a tap open."""
-        argv = self.argv(*before, sys.executable, "-c", _OPEN, tap)
+        argv = self.argv(*before, sys.executable, "-c", OPEN, tap)
         with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
             assert holder.stdout and holder.stdout.readline() == b"open\n"
             yield

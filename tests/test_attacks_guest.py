@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import struct
 import threading
@@ -21,7 +22,7 @@ from banger_tools import cli, errors
 from banger_tools.agent import transport
 from banger_tools.agent.client import Agent
 from banger_tools.commands import vm_health, vm_ports, vm_stats
-from banger_tools.vmm import firecracker_api, qmp, usage
+from banger_tools.vmm import firecracker_api, qmp
 from tests.test_agent_client import EXIT_0, MEMORY, SWITCH, Liar, body
 from tests.test_attacks_words import ESCAPES, assert_tame
 
@@ -94,10 +95,7 @@ def test_what_comes_behind_the_end_of_a_command_is_not_waited_for(lying: Lying, 
     assert (tmp_path / "out").stat().st_size < 10 << 20
 
 
-def test_words_of_a_guest_are_shown_without_control_characters(
-    lying: Lying,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_words_of_a_guest_are_shown_without_control_characters(lying: Lying) -> None:
     text = json.dumps(ESCAPES)
     port = f'{{"ports": [{{"protocol": "tcp", "address": "::", "port": 1, "program": {text}}}]}}'
     (listening,) = guest(lying(body(port.encode()))).ports(5)
@@ -108,26 +106,57 @@ def test_words_of_a_guest_are_shown_without_control_characters(
     for shown in (vm_ports.shown([row]), vm_health.shown([health])):
         assert_tame(shown.encode())
         assert "\\x1b" in shown
-    refusal = guest(lying(body(f'{{"error": {text}}}'.encode(), b"503 " + ESCAPES.encode("latin-1", "replace"))))
-    with pytest.raises(errors.BangerError) as caught:
-        refusal.sync()
-    assert cli.status_of(caught.value) in (65, 75)
-    assert_tame(capsys.readouterr().err.encode())
 
 
-def test_absurd_numbers_of_a_guest_are_shown_as_numbers(lying: Lying) -> None:
-    memory = MEMORY.replace('"available": 2', f'"available": {2**63 - 1}')
-    disk = {"path": "/", "device": ESCAPES, "type": "", "size": 0, "free": 2**63 - 1, "available": 0}
-    disks = json.dumps([{**disk, "inodes": 10**30, "inodes_free": 0}])
-    answer = f'{{"memory": {memory}, "load": [1e12, 0, 0], "cpus": {10**30}, "disks": {disks}}}'
-    try:
-        found = guest(lying(body(answer.encode()))).stats(5)
-    except errors.BadInput:
-        found = None
-    host = vm_stats.Host(None, None, None, 0, None)
-    shown = vm_stats.shown([vm_stats.Row("web", host, found)])
+@pytest.mark.parametrize("status", [b"503 x", b"503 \x1b]0;pwned\x07"])
+def test_refusal_of_a_guest_is_shown_without_control_characters(
+    lying: Lying, capsys: pytest.CaptureFixture[str], status: bytes
+) -> None:
+    """Its sentence is; what stands behind the number of its status is not shown at all."""
+    refusing = guest(lying(body(json.dumps({"error": ESCAPES}).encode(), status)))
+    with pytest.raises(errors.Retry) as caught:
+        refusing.sync()
+    assert cli.status_of(caught.value) == 75
+    said = capsys.readouterr().err
+    assert_tame(said.encode())
+    assert "refused: \\x1b]0;pwned\\x07" in said
+
+
+MOST = 2**63 - 1  # of what is counted in bytes
+DISK = {"path": "/", "device": ESCAPES, "type": "", "size": 0, "free": 0, "available": 0, "inodes": 0, "inodes_free": 0}
+
+
+def stats(memory: dict[str, int], disk: dict[str, int], cpus: int = 1) -> bytes:
+    """Return what an agent says of its guest, with some numbers of a test's own."""
+    said = {"memory": {**json.loads(MEMORY), **memory}, "load": [1e12, 0, 0], "cpus": cpus, "disks": [{**DISK, **disk}]}
+    return body(json.dumps(said).encode())
+
+
+@pytest.mark.parametrize(
+    ("memory", "disk", "cells"),
+    [
+        ({"total": MOST, "available": 0}, {"size": MOST}, ["8388608.0T of 8388608.0T", "8388608.0T of 8388608.0T"]),
+        ({"total": 4, "available": MOST}, {"free": MOST}, ["0 of 4", "0 of 0"]),  # more is free than there is
+    ],
+)
+def test_absurd_numbers_of_a_guest_are_shown_as_numbers(
+    lying: Lying, memory: dict[str, int], disk: dict[str, int], cells: list[str]
+) -> None:
+    found = guest(lying(stats(memory, disk))).stats(5)
+    shown = vm_stats.shown([vm_stats.Row("web", vm_stats.Host(None, None, None, 0, None), found)])
     assert_tame(shown.encode())
-    assert "-1" not in shown and usage.shown_time(1e12)
+    assert re.split(" {2,}", shown.splitlines()[1])[5:] == ["1000000000000.00", *cells]
+
+
+@pytest.mark.parametrize(("memory", "disk"), [({"total": 10**30}, {}), ({"free": -1}, {}), ({}, {"size": 10**30})])
+def test_sizes_that_nothing_has_are_refused(lying: Lying, memory: dict[str, int], disk: dict[str, int]) -> None:
+    with pytest.raises(errors.BadInput, match="makes no sense"):
+        guest(lying(stats(memory, disk))).stats(5)
+
+
+def test_counts_of_any_length_stay_the_numbers_that_they_are(lying: Lying) -> None:
+    found = guest(lying(stats({}, {"inodes": 10**30}, cpus=10**30))).stats(5)
+    assert (found.cpus, found.disks[0].inodes) == (10**30, 10**30)
 
 
 # Monitors

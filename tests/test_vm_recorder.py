@@ -64,6 +64,16 @@ def test_console_that_never_ends_takes_32_mebibytes_at_most(tmp_path: Path) -> N
     assert kept(tmp_path).endswith(b"the end\n")
 
 
+def test_other_logs_take_2_mebibytes_at_most(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    script = "exec 3<>pipe; yes 'for ever' | head -c 3M | tee pipe >&2; echo the end | tee pipe >&2"
+    run(tmp_path, script, pipe="other.log")
+    for name in (holder.LOG, "other.log"):
+        sizes = [path.stat().st_size for path in tmp_path.glob(f"{name}*")]
+        assert len(sizes) == 2 and 1 << 20 <= sum(sizes) <= 2 << 20
+        assert kept(tmp_path, name).endswith(b"the end\n")
+
+
 @pytest.mark.usefixtures("small")
 def test_logs_begin_anew_with_each_start(tmp_path: Path) -> None:
     run(tmp_path, "seq 100000")
