@@ -258,8 +258,8 @@ def test_redirect_to_what_is_no_http_is_refused(target: str, tmp_path: Path) -> 
         pulls.fetch_here(f"{proxy.host}/a:v1", tmp_path / "home")
 
 
-@pytest.mark.parametrize("token", ["a\r\nX-Evil: 1", "a\nb", "\u2028", "\x00", 7, None])
-def test_token_cannot_add_a_header(token: object, tmp_path: Path) -> None:
+@pytest.mark.parametrize("token", ["a\r\nX-Evil: 1", "\u2028", "\x00"])
+def test_token_cannot_add_a_header(token: str, tmp_path: Path) -> None:
     asked = itertools.count()
 
     def meddle(request: Proxy) -> bool:

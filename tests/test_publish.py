@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -169,20 +167,6 @@ def test_full_disk_leaves_nothing(tmp_path: Path, disk: Path) -> None:
         assert done.returncode == 74, done.stderr
         assert b"no space left" in done.stderr
         assert images(home) == []
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_at_any_moment_leaves_nothing_half_made(banger_home: Path, disk: Path, number: int) -> None:
-    env = support.environment({"BANGER_HOME": str(banger_home)})
-    for attempt in range(6):
-        argv = support.argv("bg-publish", "--no-kernel", "--name", f"tiny{attempt}", disk)
-        process = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        time.sleep(0.03 + 0.03 * attempt)
-        process.send_signal(number)
-        process.communicate(timeout=20)
-    for name in images(banger_home):
-        assert ".staging" not in name
-        assert (banger_home / "state" / "images" / name / "image.json").exists()
 
 
 def test_kernel_options_that_contradict_each_other_are_refused(banger_home: Path, disk: Path) -> None:
