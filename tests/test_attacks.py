@@ -7,6 +7,7 @@ program that leaves the root of the image changes the host's, and the test sees 
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -30,8 +31,8 @@ LINKED = [*INSIDE, soft("localetc", "/ETC")]
 class Attack(NamedTuple):
     """What an attack is called, its layers, and either the words it is refused with or what is inside afterwards.
 
-    Of a path, `inside` says its content, `→` and what a symlink says, `=` and another name of the same file, or None:
-    there is no such path.
+    Of a path, `inside` says its content, `→` and what a symlink says, `=` and another name of the same file, `§` and
+    its mode as ls(1) shows it, with the number of a device, or None: there is no such path.
     """
 
     name: str
@@ -288,10 +289,18 @@ OTHERS = [
     Attack(
         "device nodes of the host's disk and memory",
         [[device("sda", tarfile.BLKTYPE, 8, 0), device("mem", tarfile.CHRTYPE, 1, 1), hard("again", "sda")]],
-        inside={"again": "=sda"},
+        inside={"sda": "§brw-rw-rw- 8:0", "again": "=sda", "mem": "§crw-rw-rw- 1:1"},
     ),
-    Attack("a file of a set-id mode", [[holding("sh", b"#!", mode=0o6755)]], inside={"sh": "#!"}),
-    Attack("a fifo that nobody writes to", [[("f", {"kind": tarfile.FIFOTYPE}), hard("g", "f")]], inside={"f": "=g"}),
+    Attack(
+        "a file of a set-id mode",
+        [[holding("sh", b"#!", mode=0o6755), hard("again", "sh")]],
+        inside={"sh": "§-rwsr-sr-x", "again": "#!"},
+    ),
+    Attack(
+        "a fifo that nobody writes to",
+        [[("f", {"kind": tarfile.FIFOTYPE}), hard("g", "f")]],
+        inside={"f": "§prw-r--r--", "g": "=f"},
+    ),
 ]
 
 
@@ -332,6 +341,12 @@ def work(tmp_path: Path) -> Iterator[Path]:
     assert {path.name for path in tmp_path.iterdir()} == {"outside", "work"}
 
 
+def shown_mode(info: os.stat_result) -> str:
+    """Return a mode as ls(1) shows it, and the number of a device."""
+    number = f" {os.major(info.st_rdev)}:{os.minor(info.st_rdev)}" if info.st_rdev else ""
+    return stat.filemode(info.st_mode) + number
+
+
 def assert_inside(root: Path, wanted: dict[str, str | None]) -> None:
     """Judge what was unpacked by lstat(2), readlink(2) and read(2) alone."""
     for name, what in wanted.items():
@@ -340,6 +355,8 @@ def assert_inside(root: Path, wanted: dict[str, str | None]) -> None:
             assert not os.path.lexists(path)
         elif what.startswith("→"):
             assert os.readlink(path) == what[1:]
+        elif what.startswith("§"):
+            assert shown_mode(path.lstat()) == what[1:]
         elif what.startswith("="):
             assert path.lstat().st_ino == (root / what[1:]).lstat().st_ino
         else:

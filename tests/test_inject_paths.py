@@ -83,11 +83,11 @@ def put(image: Path, *specs: str, options: tuple[str, ...] = ("--no-agent",)) ->
     ],
 )
 def test_symlinked_folders_are_followed_inside_the_image(image: Path, source: Path, asked: str, real: str) -> None:
-    put(image, f"{source}:{asked}:0640:5:6")
+    put(image, f"{source}:{asked}:0640:5:70000")
     assert ask(image, f"cat {real}") == b"content"
     found = ask(image, f"stat {real}").decode()
     assert "Type: regular    Mode:  0640" in found
-    assert "User:     5   Group:     6" in found
+    assert "User:     5   Group: 70000" in found
     assert b"Mode:  0751" in ask(image, "stat /usr/lib")  # a folder that is there stays as it is
     if real != "/etc/passwd":
         assert ask(image, "cat /etc/passwd") == b"root\n"  # what a symlink leads to, which is replaced, is not written
@@ -193,6 +193,7 @@ def test_file_with_holes_is_put_in_whole(image: Path, tmp_path: Path) -> None:
         (["{source}:/etc/x:0644:1"], 64, "not HOST:GUEST"),
         (["{source}:/etc/x:0644:-1:0"], 64, "not HOST:GUEST"),
         (["{source}:/etc/x:0644:0:4294967295"], 64, "out of range"),
+        (["{source}:/etc/x:0644:4294967295:0"], 64, "out of range"),
     ],
 )
 def test_wrong_files_are_refused_and_the_image_untouched(
