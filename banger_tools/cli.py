@@ -104,8 +104,9 @@ def status_of(error: BaseException) -> int:
             _abandon_stdout()
             return errors.CLOSED_PIPE
         case Exception() if _is_out_of_memory(error):
-            console.error("out of memory")
-            console.hint("run fewer programs at once, or allow more: ulimit -v, or the limit of the container")
+            with contextlib.suppress(MemoryError):  # there may be none for the words either
+                console.error("out of memory")
+                console.hint("run fewer programs at once, or allow more: ulimit -v, or the limit of the container")
             return errors.Retry.status
         case ModuleNotFoundError() if not str(error.name).startswith("banger_tools"):
             console.error(f"the Python package '{error.name}' is not installed")
@@ -113,9 +114,12 @@ def status_of(error: BaseException) -> int:
             return errors.Unavailable.status
         case SystemExit():
             return error.code if isinstance(error.code, int) else int(error.code is not None)
-    import traceback
+    try:
+        import traceback
 
-    console.lines("".join(traceback.format_exception(error)))
+        console.lines("".join(traceback.format_exception(error)))
+    except MemoryError as lack:  # it may have been what failed before, in words of Python's own
+        return status_of(lack)
     console.error(f"a bug in banger {__version__}: {type(error).__name__}: {error}")
     console.hint("please report it with the lines above and the command that you ran")
     return errors.BUG
