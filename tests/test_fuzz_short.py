@@ -19,10 +19,11 @@ OUTSIDE = support.ROOT / "outside"
 
 
 def fuzz(code: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run the program, changed by some code, in a process of its own."""
+    """Run the program, changed by some code, in a process of its own, and kill it and its children if it never ends."""
     start = f"import sys; from tests.fuzz import __main__ as program, guard, targets\n{code}\nsys.exit(program.main())"
     env = support.environment({"PYTHONPATH": str(support.ROOT)})
-    return subprocess.run([sys.executable, "-P", "-c", start, *words], capture_output=True, text=True, env=env)
+    argv = ["timeout", "--signal=KILL", "300", sys.executable, "-P", "-c", start, *words]
+    return subprocess.run(argv, capture_output=True, text=True, env=env)
 
 
 INPUTS = dict.fromkeys(TARGETS, 500) | {"compressed": 150, "archive": 100, "registry": 30, "ext4": 10, "bundle": 80}
@@ -34,24 +35,32 @@ def test_reader_stays_in_bounds_whatever_it_reads(name: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-BAD = {
-    "a crash": "{}[data]",
-    "a hang": "[None for _ in iter(int, 1)]",
-    "memory": "bytearray(1 << 32)",
-    "a file outside": f"open({str(OUTSIDE)!r}, 'w')",
-    "a folder outside": f"__import__('os').mkdir({str(OUTSIDE)!r})",
-    "a host outside": "__import__('socket').create_connection(('192.0.2.1', 9), 1)",
-    "an end": "__import__('os')._exit(3)",
-    "no message": "exec('raise targets.errors.BadInput(str())', {'targets': targets})",
+BAD = {  # what a reader does, and what is said of it
+    "a crash": ("{}[data]", "KeyError: b'x'"),
+    "a hang": ("[None for turn in iter(int, 1) if turn]", "guard.Overrun"),
+    "memory": ("bytearray(1 << 32)", "MemoryError"),
+    "a file outside": (f"open({str(OUTSIDE)!r}, 'w')", f"guard.Outside: {OUTSIDE}"),
+    "a folder outside": (f"__import__('os').mkdir({str(OUTSIDE)!r})", f"guard.Outside: {OUTSIDE}"),
+    "a host outside": (
+        "__import__('socket').create_connection(('192.0.2.1', 9), 1)",
+        "guard.Outside: ('192.0.2.1', 9)",
+    ),
+    "an end": ("__import__('os')._exit(3)", "ended with the wait status 768"),
+    "no message": (
+        "exec('raise targets.errors.BadInput(str())', {'targets': targets})",
+        "an error without a message",
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", BAD)
 def test_reader_that_does_wrong_is_found_out(kind: str, tmp_path: Path) -> None:
+    act, words = BAD[kind]
     code = f"guard.SECONDS = 1; program.CORPUS = program.Path({str(tmp_path)!r})\n"
-    code += f"targets.TARGETS['reference'] = targets.Target(lambda _: [b'x'], lambda data, work: {BAD[kind]})"
+    code += f"targets.TARGETS['reference'] = targets.Target(lambda _: [b'x'], lambda data, work: {act})"
     done = fuzz(code, "--seconds=5", "reference")
     assert done.returncode == 1, done.stdout + done.stderr
+    assert words in done.stdout
     assert not OUTSIDE.exists()
     assert kind == "an end" or len(list((tmp_path / "reference").iterdir())) == 1
 
