@@ -89,7 +89,7 @@ def _refer(vm: str, name: str) -> None:
     image.name = name
     image.put("published", _renamed(published, name))
     vms.save(structs.replace(record, spec=structs.replace(record.spec, image=name)))
-    files.write_text(vms.folder(vm) / specs.IMAGE, image.dumps(), force=True)
+    files.write_text(vms.folder(vm) / specs.IMAGE, image.dumps(), force=True, mode=0o600)
 
 
 def _renamed(published: manifest.Published, name: str) -> manifest.Published:

@@ -83,6 +83,7 @@ def create(spec: specs.Spec, sources: Sources, image: Manifest) -> Path:
             disks.place(sources.work_seed, folder / specs.WORK_DISK, sources.work_size, "--work-disk")
         elif sources.work_size:
             disks.empty(folder / specs.WORK_DISK, sources.work_size)
+        (folder / specs.IMAGE).touch(mode=0o600)
         (folder / specs.IMAGE).write_text(image.dumps())
         own = structs.replace(spec, boot=_own_kernel(spec.boot, folder / specs.KERNEL))
         vms.write(folder, specs.Record(specs.SCHEMA, own))
