@@ -175,11 +175,26 @@ def test_what_an_index_says_counts_where_the_configuration_is_vague() -> None:
         store.resolve(store.image("arm"), "linux/arm64")
 
 
-@pytest.mark.parametrize("nested", [b"[" * 4_000_000, b'{"a":' * 700_000, b"[" * 90 + b"]" * 90])
-def test_deep_nesting_is_no_crash(nested: bytes) -> None:
-    data = b'{"manifests": [], "x": ' + nested
-    with pytest.raises(errors.BadInput):
+DEEP = [(50_000, "is not JSON: .*recursion"), (1_000_000, "more than 100000 values")]
+
+
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
+@pytest.mark.parametrize(("depth", "wrong"), [(32, "nested more than 32 deep"), *DEEP])
+def test_deep_nesting_is_no_crash(depth: int, wrong: str, opening: bytes, closing: bytes) -> None:
+    data = b'{"x": ' + opening * depth + b"1" + closing * depth + b"}"
+    with pytest.raises(errors.BadInput, match=wrong):
+        documents.decode_any(data, "it")
+
+
+@pytest.mark.parametrize(("depth", "wrong"), DEEP)
+def test_deep_nesting_in_what_nobody_reads_of_an_index_is_no_crash(depth: int, wrong: str) -> None:
+    data = b'{"manifests": [], "x": ' + b"[" * depth + b"]" * depth + b"}"
+    with pytest.raises(errors.BadInput, match=wrong):
         documents.is_index(Document(Descriptor(digests.of(data), len(data)), data), "it")
+
+
+def test_nesting_that_is_allowed_is_read() -> None:
+    assert documents.decode_any(b'{"x": ' + b"[" * 32 + b"]" * 32 + b"}", "it")
 
 
 @pytest.mark.parametrize(

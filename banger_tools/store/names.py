@@ -35,7 +35,8 @@ def derived(text: str) -> str:
     """Return the nearest valid name to any text, as `docker.io/library/debian:bookworm` → `debian-bookworm`."""
     last = text.rsplit("/", 1)[-1].lower()
     name = re.sub(r"[^a-z0-9._]+", "-", last)
-    return re.sub(r"\.\.+", ".", name)[:63].strip("-._") or "rootfs"
+    name = re.sub(r"\.\.+", ".", name)[:63].strip("-._") or "rootfs"
+    return name.replace(".", "-") if _RESERVED.fullmatch(name) else name
 
 
 def derived_vm(text: str) -> str:
