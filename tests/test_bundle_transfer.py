@@ -6,7 +6,6 @@ import base64
 import filecmp
 import hashlib
 import json
-import random
 import signal
 import subprocess
 import time
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests import bundles, support, webserver
+from tests import bundles, pulls, support, webserver
 from tests.webserver import Handler, Site
 
 
@@ -259,44 +258,33 @@ def test_servers_that_garble_ranges_are_put_up_with(bundle: Path, here: Path) ->
 
 
 def test_killed_transfers_go_on_where_they_stopped(bundle: Path, here: Path, banger_home: Path) -> None:
-    """Each run gets at most what its predecessors lacked, and the last one is right."""
+    """Each run asks for just what is not on the disk yet, and the last one is right."""
     data = bundle.read_bytes()
-    sent: list[tuple[int, int]] = []
-    is_slow = True
+    starts: list[int] = []
+    held = [0]
 
-    def slowly(handler: Handler) -> bool:
+    def stall(handler: Handler) -> bool:
         start = handler.start() or 0
+        starts.append(start)
+        if len(starts) > 4:
+            return False
         extent = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if start else {}
-        handler.answer(206 if start else 200, data[start:], sent=0, **extent)
-        handler.close_connection = False
-        number = len(sent)
-        sent.append((start, 0))
-        for at in range(start, len(data), 20_000):
-            try:
-                handler.wfile.write(data[at : at + 20_000])
-            except OSError:
-                return True
-            sent[number] = (start, min(at + 20_000, len(data)) - start)
-            time.sleep(0.02 if is_slow else 0)
+        handler.answer(206 if start else 200, data[start:], sent=100_000, **extent)
+        handler.close_connection = False  # the client waits for more until it is killed
         return True
 
-    with webserver.serve(slowly) as site:
+    with webserver.serve(stall) as site:
         site.files["tiny.tar.zst"] = data
         command = [support.BIN / "bg-fetch", "-f", "-C", here, reference(site)]
         for _ in range(4):
             process = subprocess.Popen(command, env=support.environment(), stdout=subprocess.DEVNULL)
-            before = len(sent)
-            while len(sent) == before and process.poll() is None:
-                time.sleep(0.01)
-            time.sleep(random.uniform(0.1, 0.4))
-            process.send_signal(signal.SIGKILL)
+            pulls.wait_for_bytes(process, banger_home)
+            process.kill()
             process.wait()
-        is_slow = False
+            held.append(pulls.partial_bytes(banger_home))
         fetch(reference(site), here)
     assert is_right(here, bundle)
-    starts = [start for start, _ in sent]
-    assert starts == sorted(starts) and starts[-1] > 0
-    assert sum(amount for _, amount in sent) - len(data) < len(sent) * 4_000_000  # what was on its way when killed
+    assert starts == held == sorted(set(held))
     assert not [name for name in kept(banger_home) if name.startswith("sha256-")]
 
 

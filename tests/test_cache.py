@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import json
 import os
 import random
@@ -106,7 +107,7 @@ def test_images_share_their_layers_and_the_list_says_how_much(server: Server, ca
         assert len(paths) == 2 + 2 + 2
         assert entry["size"] == sum(path.stat().st_blocks * 512 for path in paths)
         assert 2 * len(TOPS[name]) < entry["own"] < 2 * len(TOPS[name]) + 60_000
-        assert abs(time.time() - time.mktime(time.strptime(entry["used"], "%Y-%m-%dT%H:%M:%SZ")) + time.timezone) < 60
+        assert abs(time.time() - calendar.timegm(time.strptime(entry["used"], "%Y-%m-%dT%H:%M:%SZ"))) < 60
     table = support.run_ok("banger", "cache", "list").decode().splitlines()
     assert table[0].split() == ["KIND", "NAME", "SIZE", "OWN", "LAST", "USED"]
     assert table[-1].split()[0] == "total" and len(table) == 4
@@ -188,7 +189,9 @@ def test_what_a_waiting_stage_may_use_stays(server: Server, cache: Path) -> None
         support.argv("bg-flatten"), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
     try:
+        deadline = time.monotonic() + 60
         while not _is_shared(cache / "lease"):
+            assert waiting.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         os.utime(cache / "lease", (time.time() - 7200, time.time() - 7200))
         fetch(server.ref("one"))  # it is not the first, so what it used earlier stays, too
