@@ -1,4 +1,4 @@
-"""bg-fetch from the stores of podman and docker: real engines with a store of the test's own."""
+"""bg-fetch from the stores of podman, and of docker where it is: real engines with a store of the test's own."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ from tests import pulls, registry, support
 
 LAYERS = [registry.tar_of({"etc/motd": b"hello\n"}), registry.tar_of({"data": random.Random(5).randbytes(300_000)})]
 LARGE = registry.tar_of({"data": random.Random(6).randbytes(1 << 20) * 64})
+HAS_DOCKER = os.geteuid() == 0 and all(shutil.which(name, path=support.search_path()) for name in ("docker", "dockerd"))
+STAND_IN = "podman-as-docker"  # it speaks the words of docker, whose daemon is much to install for tests
+ENGINES = ["podman", STAND_IN, *(["docker"] if HAS_DOCKER else [])]
 
 
 class Engine(NamedTuple):
@@ -34,12 +37,7 @@ class Engine(NamedTuple):
 
 @contextlib.contextmanager
 def dockerd(folder: Path) -> Iterator[dict[str, str]]:
-    """Run docker's daemon without a network; where there is none, podman stands in for docker: it speaks its words."""
-    if os.geteuid() != 0 or not shutil.which("dockerd", path=support.search_path()) or not shutil.which("docker"):
-        (folder / "bin").mkdir()
-        (folder / "bin" / "docker").symlink_to(str(shutil.which("podman")))
-        yield {**podman_store(folder), "PATH": f"{folder}/bin:{support.search_path()}"}
-        return
+    """Run docker's daemon without a network, and yield the environment in which it is asked."""
     socket = f"unix://{folder}/s"
     words = ["dockerd", "--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"]
     words += [f"--data-root={folder}/data", f"--exec-root={folder}/run", f"--pidfile={folder}/pid", f"--host={socket}"]
@@ -69,12 +67,30 @@ def podman_store(folder: Path) -> dict[str, str]:
     return {"CONTAINERS_STORAGE_CONF": str(config)}
 
 
-@pytest.fixture(scope="module", params=["podman", "docker"])
+def podman_as_docker(folder: Path) -> dict[str, str]:
+    """Return the environment in which podman stands in for docker."""
+    (folder / "bin").mkdir()
+    (folder / "bin" / "docker").symlink_to(str(shutil.which("podman")))
+    return {**podman_store(folder), "PATH": f"{folder}/bin:{support.search_path()}"}
+
+
+@contextlib.contextmanager
+def running(kind: str, folder: Path) -> Iterator[Engine]:
+    """Yield an engine of one of the kinds, with an empty store."""
+    if kind == "podman":
+        yield Engine("podman", "podman", podman_store(folder))
+    elif kind == STAND_IN:
+        yield Engine("docker-daemon", "docker", podman_as_docker(folder))
+    else:
+        with dockerd(folder) as env:
+            yield Engine("docker-daemon", "docker", env)
+
+
+@pytest.fixture(scope="module", params=ENGINES)
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     support.need("podman", "skopeo")
     folder = tmp_path_factory.mktemp(request.param)
-    with contextlib.ExitStack() as stack:
-        env = podman_store(folder) if request.param == "podman" else stack.enter_context(dockerd(folder))
+    with running(request.param, folder) as engine:
         for name, layers in (("app", LAYERS), ("large", [LARGE])):
             (folder / name).mkdir()
             layout = registry.umoci_layout(folder / name, layers)
@@ -84,8 +100,9 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
                 ["load", "--input", str(archive)],
                 ["tag", f"localhost/team/{name}:v1", f"localhost/team/{name}:latest"],
             ):
-                subprocess.run([request.param, *words], check=True, capture_output=True, env=support.environment(env))
-        yield Engine({"docker": "docker-daemon"}.get(request.param, request.param), request.param, env)
+                command = [engine.program, *words]
+                subprocess.run(command, check=True, capture_output=True, env=support.environment(engine.env))
+        yield engine
 
 
 def refused(status: int, *words: str, env: dict[str, str]) -> str:

@@ -57,7 +57,7 @@ def test_program_after_a_failed_one_never_sees_the_end_of_its_input(tmp_path: Pa
 
 def test_program_that_fails_because_it_was_stopped_is_not_blamed() -> None:
     with pytest.raises(pipeline.Failed) as raised:
-        pipeline.run([sh("trap '' TERM; sleep 0.3; exit 3"), sh("exit 4")], stdin=NULL)
+        pipeline.run([sh("trap 'exit 3' TERM; echo; while :; do sleep 0.1; done"), sh("read line; exit 4")], stdin=NULL)
     assert raised.value.status == 4
 
 
