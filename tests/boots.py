@@ -10,6 +10,8 @@ from typing import Any
 
 from tests import support
 
+NO_END = "rdinit=/nothing root=/dev/nothing rootwait"  # for the kernel: a boot that comes to no end, good or bad
+
 
 def boot(*words: str) -> dict[str, Any]:
     """Boot a machine that must come up, and return its section of the manifest."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import support
-from tests.boots import delete, processes, said, show, vm_folders
+from tests.boots import NO_END, delete, processes, said, show, vm_folders
 
 pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("home")]
 
@@ -54,14 +54,14 @@ def test_kernel_that_is_none_is_refused_before_anything_is_made(home: Path, tmp_
 
 def test_agent_that_does_not_answer_in_time_ends_the_attempt(home: Path) -> None:
     before = vm_folders(home), processes(home)
-    done = support.run("bg-boot", "--image=tiny", "--name=slow", "--timeout=0.3")
+    done = support.run("bg-boot", "--image=tiny", "--name=slow", "--timeout=0.3", f"--append={NO_END}")
     assert done.returncode == 75, done.stderr
     assert b"did not answer within" in done.stderr
     assert (vm_folders(home), processes(home)) == before
 
 
 def test_failed_machine_is_kept_to_look_at_if_asked(home: Path) -> None:
-    done = support.run("bg-boot", "--image=tiny", "--name=corpse", "--timeout=0.3", "--keep")
+    done = support.run("bg-boot", "--image=tiny", "--name=corpse", "--timeout=0.3", "--keep", f"--append={NO_END}")
     assert done.returncode == 75
     try:
         assert show("corpse")["state"] == "stopped"
@@ -73,7 +73,7 @@ def test_failed_machine_is_kept_to_look_at_if_asked(home: Path) -> None:
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_boot_leaves_nothing(home: Path, number: int, status: int) -> None:
     before = vm_folders(home), processes(home)
-    argv = support.argv("bg-boot", "-v", "--image=tiny", "--name=stopped")
+    argv = support.argv("bg-boot", "-v", "--image=tiny", "--name=stopped", f"--append={NO_END}")
     for moment in range(10):
         seconds = moment**2 / 50  # from the making of the disks to the kernel's boot
         process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=support.environment())

@@ -18,12 +18,11 @@ from typing import Any
 import pytest
 
 from tests import logins, support
-from tests.boots import boot, delete, monitors, processes, show, vm_folders
+from tests.boots import NO_END, boot, delete, monitors, processes, show, vm_folders
 
 pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("home")]
 
 QUICK = ("--memory=96M", "--wait=none")  # for tests that do not need a guest that answers
-PORT = logins.free_port()
 
 
 def vm(*words: str, path: str | None = None) -> subprocess.CompletedProcess[bytes]:
@@ -44,9 +43,14 @@ def until(is_so: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def made(home: Path) -> Iterator[Path]:
+def port() -> int:
+    return logins.free_port()
+
+
+@pytest.fixture
+def made(home: Path, port: int) -> Iterator[Path]:
     """The folder of a machine that was made and not started, with a port that leads to it."""
-    support.run_ok("bg-boot", "--image=tiny", "--name=it", "--no-start", "--memory=96M", f"--publish={PORT}:80")
+    support.run_ok("bg-boot", "--image=tiny", "--name=it", "--no-start", "--memory=96M", f"--publish={port}:80")
     yield home / "state" / "vms" / "it"
     delete("it")
 
@@ -56,6 +60,14 @@ def started(made: Path) -> Path:
     """The folder of that machine, whose monitor runs."""
     support.run_ok("banger", "vm", "start", "--wait=none", "it")
     return made
+
+
+@pytest.fixture
+def waiting(home: Path) -> Iterator[Path]:
+    """The folder of a machine that was not started, and whose guest would wait for a disk for ever."""
+    support.run_ok("bg-boot", "--image=tiny", "--name=waiting", "--no-start", "--memory=96M", f"--append={NO_END}")
+    yield home / "state" / "vms" / "waiting"
+    delete("waiting")
 
 
 def record(folder: Path) -> dict[str, Any]:
@@ -213,19 +225,19 @@ def test_record_of_another_machine_is_no_record(made: Path, home: Path) -> None:
 # Starts that fail
 
 
-def test_start_is_refused_while_its_port_is_taken(made: Path) -> None:
-    with socket.create_server(("127.0.0.1", PORT)):
+def test_start_is_refused_while_its_port_is_taken(made: Path, port: int) -> None:
+    with socket.create_server(("127.0.0.1", port)):
         done = vm("start", "it")
-    assert (done.returncode, str(PORT).encode() in done.stderr) == (73, True)
+    assert (done.returncode, str(port).encode() in done.stderr) == (73, True)
     assert is_at_rest(made)
 
 
-def test_port_that_is_taken_after_it_was_looked_at_undoes_the_start(made: Path, tmp_path: Path) -> None:
+def test_port_that_is_taken_after_it_was_looked_at_undoes_the_start(made: Path, port: int, tmp_path: Path) -> None:
     # not in the machine's folder: it must not be taken for what is left there
-    listener = f"socat TCP-LISTEN:{PORT},bind=127.0.0.1,reuseaddr PIPE"
+    listener = f"socat TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr PIPE"
     path = fake_qemu(tmp_path, f"(cd / && exec {listener} < /dev/null > /dev/null 2>&1) & sleep 2")
     done = vm("start", "it", path=path)
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", PORT)):
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
         pass  # it ends
     assert (done.returncode, b"host forwarding" in done.stderr) == (69, True), done.stderr.decode()
     assert is_at_rest(made)
@@ -239,23 +251,23 @@ def test_monitor_that_exits_undoes_the_start(made: Path, tmp_path: Path) -> None
     assert listed("it") == ("stopped", None)
 
 
-def test_agent_that_does_not_answer_undoes_the_start(made: Path) -> None:
-    done = vm("start", "--timeout=0.5", "it")
+def test_agent_that_does_not_answer_undoes_the_start(waiting: Path) -> None:
+    done = vm("start", "--timeout=0.5", waiting.name)
     assert (done.returncode, b"did not answer within" in done.stderr) == (75, True)
-    assert is_at_rest(made)
+    assert is_at_rest(waiting)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_start_that_is_interrupted_at_any_moment_is_undone(made: Path, number: int, status: int) -> None:
-    argv = support.argv("banger", "vm", "start", "it")
+def test_start_that_is_interrupted_at_any_moment_is_undone(waiting: Path, number: int, status: int) -> None:
+    argv = support.argv("banger", "vm", "start", waiting.name)
     for moment in range(6):
         process = subprocess.Popen(argv, stderr=subprocess.PIPE, env=support.environment())
-        wait_for_start(process.pid, made)
+        wait_for_start(process.pid, waiting)
         time.sleep(moment / 8)
         process.send_signal(number)
         _, stderr = process.communicate(timeout=120)
         assert process.returncode == status, stderr.decode()
-        assert is_at_rest(made), moment
+        assert is_at_rest(waiting), moment
 
 
 def wait_for_start(pid: int, folder: Path) -> None:
