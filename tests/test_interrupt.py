@@ -76,7 +76,7 @@ def test_stage_stopped_at_any_moment_leaves_nothing_and_runs_again(
     argv = command(stage, inputs, work)
     work.mkdir()
     began = time.monotonic()
-    subprocess.run(argv, env=env, check=True, capture_output=True)
+    usually = subprocess.run(argv, env=env, check=True, capture_output=True, text=True).stderr
     usual = time.monotonic() - began
     moments = random.Random(f"{stage}{sign}")
     stopped = 0
@@ -90,16 +90,17 @@ def test_stage_stopped_at_any_moment_leaves_nothing_and_runs_again(
         time.sleep(moments.uniform(0.03, usual))
         os.killpg(process.pid, sign)  # as a terminal does: to the helpers of the stage, too
         said = process.communicate(timeout=60)[1].decode()
-        early = process.returncode == -sign or "KeyboardInterrupt" in said  # before our first line, Python answers
-        assert early or process.returncode in (0, 128 + sign), said
-        assert "Traceback" not in said or "in _worked" not in said, said
+        early = process.returncode not in (0, 128 + sign)  # before our first line, Python answers
+        assert not early or process.returncode == -sign or "KeyboardInterrupt" in said, said
+        assert "in _worked" not in said if early else usually.startswith(said), said
         stopped += process.returncode != 0
         assert leftovers(tmp_path) == []
     assert stopped > 0
     done = subprocess.run(
         [*argv, *(["--force"] if stage not in ("bg-publish", "bg-fetch") else [])], env=env, capture_output=True
     )
-    assert done.returncode in (0, 73), done.stderr.decode()
+    taken = (73,) if stage == "bg-publish" else ()  # the last of them may have been done, or nearly
+    assert done.returncode in (0, *taken), done.stderr.decode()
 
 
 @pytest.mark.parametrize("stage", support.STAGES[:-1])
