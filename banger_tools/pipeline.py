@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from banger_tools import console, errors, overview
+from banger_tools import cli, console, errors, overview
 
 if TYPE_CHECKING:
     from banger_tools.catalog.lookup import Found
@@ -264,7 +264,8 @@ class _Pipe:
             self.said.append(reader)
             command = command.telling()
         try:
-            self.processes.append(subprocess.Popen(command.argv, stdin=stdin, stdout=stdout, stderr=stderr))
+            with cli.signals_later():  # nobody would stop a program that runs and is not noted yet
+                self.processes.append(subprocess.Popen(command.argv, stdin=stdin, stdout=stdout, stderr=stderr))
         except OSError as error:
             raise errors.os_error(error, f"cannot run '{command.program}'") from error
         finally:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -167,3 +168,23 @@ def test_interruption_just_after_an_end_was_closed_closes_no_other(monkeypatch: 
     monkeypatch.setattr(pipeline._Pipe, "_succeeded", interrupted)
     with pytest.raises(KeyboardInterrupt):
         pipeline.run([sh("exit 0"), sh("cat")], stdin=NULL)
+
+
+def test_program_that_has_just_begun_when_we_are_interrupted_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Interrupting(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            started.append(self)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupting)
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run([Command("sleep", ("600",))], stdin=NULL)
+        assert [process.poll() for process in started] == [-signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        started[0].kill()
