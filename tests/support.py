@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pwd
@@ -167,6 +168,26 @@ def ordinary_user(home: Path) -> OrdinaryUser:
     if os.geteuid() != 0:
         return OrdinaryUser(pwd.getpwuid(os.geteuid()).pw_name, home)
     need("setpriv", "useradd")
+    with _users_locked():
+        _make_user()
+    found = OrdinaryUser(USER, home)
+    give(home, found)
+    return found
+
+
+@contextlib.contextmanager
+def _users_locked() -> Iterator[None]:
+    """Keep other processes of tests from changing the users of this machine: useradd does not wait for another one."""
+    folder = os.open("/etc", os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _make_user() -> None:
+    """Make the user, and their subordinate ids, if they are not there."""
     try:
         pwd.getpwnam(USER)
     except KeyError:
@@ -174,9 +195,6 @@ def ordinary_user(home: Path) -> OrdinaryUser:
     if not any(line.startswith(f"{USER}:") for line in Path("/etc/subuid").read_text().splitlines()):
         ranges = ["--add-subuids", "400000-465535", "--add-subgids", "400000-465535"]
         subprocess.run(["usermod", *ranges, USER], check=True, env=environment())
-    found = OrdinaryUser(USER, home)
-    give(home, found)
-    return found
 
 
 def give(folder: Path, user: OrdinaryUser) -> None:

@@ -237,7 +237,7 @@ def test_published_port_leads_to_the_guest() -> None:
 def test_images_own_command_runs_and_ends_the_machine(home: Path) -> None:
     vm = boot("--name=main", "--run", "--wait=none")
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while show("main")["state"] == "running" and time.monotonic() < deadline:
             time.sleep(0.2)
         assert show("main")["state"] == "ended"
