@@ -64,11 +64,16 @@ def planted(folder: Path, plants: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.boot
 def test_images_and_machines_that_come_and_go_leave_nothing(bootable_home: Path, tmp_path: Path) -> None:
+    support.need("docker-registry", "umoci", "ip", "nft")
+    if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
+        support.cannot("no /dev/net/tun: machines would have no taps")
     shutil.copytree(bootable_home / "state" / "kernels", tmp_path / "home" / "state" / "kernels")
     words = [f"--folder={tmp_path}", "--rounds=1", "--workers=2", "--errands=1"]
     done = soak(tmp_path, sys.executable, "-P", "-m", "tests.soak", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 rounds: nothing failed, nothing is left, nothing grew" in done.stdout
+    head, _, start, *_ = (line.split(" | ") for line in done.stdout.splitlines())
+    assert int(start[head.index("links")]) > 1, "the machine that runs all the time has a tap"
     operations = {line.split(" | ")[0] for line in done.stdout.splitlines()}
     assert {"| run", "| run, interrupted", "| stop", "| delete image", "| e2fsck"} <= operations
 
