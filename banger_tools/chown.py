@@ -211,13 +211,13 @@ def settle(path: Path, options: Options, entries: Sequence[Entry] | None) -> Own
     from banger_tools.ext4.image import opened
     from banger_tools.manifest import Ownership
 
-    with collection.paused(), opened(path) as image:
+    with collection.paused(), opened(path, alone=True) as image:
         wanted = wanted_owners(image, options, entries)
         differences = wanted.differences()
-    if differences:
-        changes = {one.number: (one.mode, one.owner.uid, one.owner.gid) for one in differences}
-        with collection.paused(), opened(path, writable=True) as image:
-            editor.set_owners(image, changes)
+        if differences:
+            changes = {one.number: (one.mode, one.owner.uid, one.owner.gid) for one in differences}
+            with opened(path, writable=True) as target:
+                editor.set_owners(target, changes)
     report(wanted)
     return Ownership(len(wanted.owners), len(differences), len(wanted.new), len(wanted.missing))
 

@@ -258,10 +258,10 @@ def edit(path: Path, wanted: Wishes, scratch: Path) -> tuple[View, list[str]]:
     from banger_tools.ext4.view import View
     from banger_tools.guest import plan
 
-    with opened(path) as image:
+    with opened(path, alone=True) as image:
         view = View(image)
         plan.carry_out(wanted, view)
-    written = insert.insert(path, view.placed.values(), scratch, removed=view.removed)
+        written = insert.insert(image, view.placed.values(), scratch, removed=view.removed)
     for one in written:
         console.detail(f"written or removed: {one}")
     return view, written

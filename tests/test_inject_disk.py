@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from banger_tools import inject
+from banger_tools.ext4.view import View
+from banger_tools.guest import plan
 from tests import support, trees
 
 ACL = "user::rw-,user:1000:r--,group::r--,mask::r--,other::r--"
@@ -232,7 +235,7 @@ def test_image_that_is_not_clean_is_refused(small: Path, request_: str, words: s
 def test_image_that_another_program_edits_is_left_alone(small: Path) -> None:
     with open(small, "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        refused(small, 75, "is being edited by another program")
+        refused(small, 75, "is in use by another program")
     support.run_ok("bg-inject", small)
 
 
@@ -249,10 +252,24 @@ def test_two_at_once_leave_a_sound_image(small: Path, tmp_path: Path) -> None:
             second = support.run("bg-inject", "--hostname=web", small)
         finally:
             (marks / "refused").touch()
-    assert (first.returncode, second.returncode) == (0, 65), second.stderr.decode()
+    assert (first.returncode, second.returncode) == (0, 75), second.stderr.decode()
     trees.fsck(small)
     support.run_ok("bg-inject", "--hostname=web", small)
     trees.fsck(small)
+
+
+def test_nobody_edits_an_image_while_its_edit_is_planned(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    others: list[int] = []
+    carry_out = plan.carry_out
+
+    def and_another_one(wanted: plan.Wishes, view: View) -> None:
+        carry_out(wanted, view)
+        others.append(support.run("bg-inject", "--hostname=theirs", small).returncode)
+
+    monkeypatch.setattr(plan, "carry_out", and_another_one)
+    assert inject.main(["--hostname=ours", str(small)]) == 0
+    assert others == [75]
+    assert said(small, "cat /etc/hostname") == "ours\n"
 
 
 def fake_debugfs(folder: Path, text: str) -> dict[str, str]:

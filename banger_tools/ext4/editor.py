@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,19 +15,6 @@ from banger_tools.ext4.image import Image
 LARGEST_PIECE = 1 << 20
 _OWNER, _HALF = struct.Struct("<HH"), struct.Struct("<H")
 _KNOWN_RO_COMPAT = sum(s.RO_COMPAT.values())
-
-
-def keep_others_out(image: Image) -> None:
-    """Lock an image until it is closed, so that what was found in it still holds when it is edited.
-
-    Raises Retry if another program holds it, or has changed it since it was opened.
-    """
-    try:
-        fcntl.flock(image.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise errors.Retry(f"'{image.path}' is being edited by another program") from error
-    if image.read_superblock().raw != image.superblock.raw:
-        raise errors.Retry(f"'{image.path}' was edited by another program meanwhile")
 
 
 @contextlib.contextmanager

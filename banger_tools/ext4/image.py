@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from banger_tools import errors
+from banger_tools import errors, files
 from banger_tools.ext4 import checksum
 from banger_tools.ext4 import structures as s
 from banger_tools.ext4.geometry import Geometry
@@ -105,12 +105,13 @@ class Image:
         return superblock
 
     def refuse_unclean(self) -> None:
-        """Raise BadInput for an image whose journal holds changes, or that is being edited or was left half edited."""
+        """Raise BadInput for an image whose journal holds changes, or that was left half edited; Retry while it is."""
         superblock = self.superblock
         if superblock.has("recover") or superblock.has("orphan_present") or superblock.s_last_orphan:
             hint = f"replay its journal first: e2fsck -fy '{self.path}'"
             raise errors.BadInput(f"'{self.path}' was not unmounted cleanly: its journal holds changes", hint)
         if superblock.s_state & (s.VALID_FS | s.ERROR_FS) != s.VALID_FS:
+            files.take_lock(self.descriptor, 0, f"'{self.path}'", shared=True)  # who edits it has it locked
             hint = f"an edit of it was interrupted, or it is damaged; mend it: e2fsck -fy '{self.path}'"
             raise errors.BadInput(f"'{self.path}' is not marked clean", hint)
 
@@ -414,16 +415,20 @@ KINDS = {
 
 
 @contextlib.contextmanager
-def opened(path: Path, *, writable: bool = False, editing: bool = False) -> Iterator[Image]:
+def opened(path: Path, *, writable: bool = False, editing: bool = False, alone: bool = False) -> Iterator[Image]:
     """Open an ext4 image; `editing` says that it is us who marked it as not clean.
 
-    Raises NoInput, Denied, or BadInput if it is no ext4, damaged, unclean, or uses unknown features.
+    With `alone` nobody else opens it so until it is closed: what is found in it still holds when it is edited. Raises
+    Retry if somebody has; NoInput, Denied, or BadInput if it is no ext4, damaged, unclean, or uses unknown features.
     """
+    writable = writable or (alone and os.access(path, os.W_OK))  # NFS locks nothing that is only read
     try:
         descriptor = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
     except OSError as error:
         raise errors.os_error(error, f"cannot open '{path}'") from error
     try:
+        if alone:
+            files.take_lock(descriptor, 0, f"'{path}'")
         yield Image(descriptor, path, editing=editing)
     finally:
         os.close(descriptor)

@@ -37,22 +37,20 @@ class _Changes(NamedTuple):
     folders: list[Placed]
 
 
-def insert(path: Path, wanted: Iterable[Placed], scratch: Path, *, removed: Iterable[str] = ()) -> list[str]:
-    """Put things into the image at `path`, replacing what has their names, and take `removed` names out.
+def insert(image: Image, wanted: Iterable[Placed], scratch: Path, *, removed: Iterable[str] = ()) -> list[str]:
+    """Put things into an image that was opened `alone`, replacing what has their names, and take `removed` names out.
 
     Return the paths that had to be written. `scratch` is a folder for contents meanwhile. What is there already just
     so is left alone; other names of a file that is replaced keep it as it was; what no name is left for is wiped.
-    Raises BadInput for a path that leads out of the image or through a file, IOFailure if the image has no room,
-    Retry if another program edits it, and Unavailable without debugfs; then nothing was written.
+    Raises BadInput for a path that leads out of the image or through a file, IOFailure if the image has no room, and
+    Unavailable without debugfs; then nothing was written.
     """
     process.find("debugfs")
-    with opened(path) as image:
-        editor.keep_others_out(image)
-        changes = _changes(image, _with_parents(image, wanted), removed)
-        commands = _commands(changes, scratch)
-        _check_room(image, changes)
-        if commands:
-            _edit(image, changes, commands)
+    changes = _changes(image, _with_parents(image, wanted), removed)
+    commands = _commands(changes, scratch)
+    _check_room(image, changes)
+    if commands:
+        _edit(image, changes, commands)
     return sorted({one.path for group in changes for one in group})
 
 

@@ -87,10 +87,9 @@ def _settle(disk: Path) -> None:
 
 
 def _insert(disk: Path, snapshots: Sequence[Placed], scratch: Path) -> list[str]:
-    with opened(disk) as image:
-        view = View(image)
-        folders = list(_folders(view, snapshots))
-    return insert.insert(disk, [*folders, *snapshots], scratch)
+    with opened(disk, alone=True) as image:
+        folders = list(_folders(View(image), snapshots))
+        return insert.insert(image, [*folders, *snapshots], scratch)
 
 
 def _folders(view: View, snapshots: Sequence[Placed]) -> Iterator[Placed]:
