@@ -19,6 +19,8 @@ from banger_tools import errors
 
 _temporaries: dict[Path, int] = {}  # path → the process that made it: a forked child must not remove it
 
+RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2  # renameat2(2)
+_AT_FDCWD = -100
 FICLONE = 0x40049409  # ioctl_ficlonerange(2)
 _CHUNK = 1 << 20
 
@@ -45,7 +47,8 @@ def discard(path: Path) -> None:
 
 def temporary_name(target: Path) -> Path:
     """Return an unused, recorded name beside `target`, hidden and ending in `.tmp`."""
-    return record_temporary(target.parent / f".{target.name[:200]}.{os.urandom(6).hex()}.tmp")
+    shown = os.fsencode(target.name)[:200].decode(errors="ignore")
+    return record_temporary(target.parent / f".{shown}.{os.urandom(6).hex()}.tmp")
 
 
 def record_temporary(path: Path) -> Path:
@@ -102,11 +105,38 @@ def place(temporary: Path, target: Path, *, force: bool) -> None:
         os.replace(temporary, target)
     else:
         try:
-            os.link(temporary, target)  # unlike rename(2), fails when the name was taken meanwhile
+            _rename_to_free_name(temporary, target)
         except FileExistsError as error:
             raise errors.CannotCreate(f"'{target}' was made by another program meanwhile") from error
-        os.unlink(temporary)
     forget_temporary(temporary)
+
+
+def _rename_to_free_name(source: Path, target: Path) -> None:
+    """Rename a file; unlike rename(2) this fails when the name was taken meanwhile."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        rename(source, target, RENAME_NOREPLACE)  # a filesystem without hard links, as FAT
+    else:
+        os.unlink(source)
+
+
+def rename(source: Path, target: Path, flags: int) -> None:
+    """Rename atomically with the flags of renameat2(2), which Python does not offer.
+
+    Raises Unavailable where the filesystem cannot.
+    """
+    import ctypes
+
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags):
+        number = ctypes.get_errno()
+        if number in (errno.EINVAL, errno.ENOSYS):
+            what = f"the filesystem of '{target.parent}' cannot rename as it is needed here: renameat2(2)"
+            raise errors.Unavailable(what, "what is kept must be on a local disk, and not on NFS: BANGER_HOME=FOLDER")
+        raise OSError(number, os.strerror(number), str(source), None, str(target))
 
 
 def same_file(one: Path, other: Path) -> bool:

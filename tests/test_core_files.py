@@ -87,8 +87,21 @@ def test_mode_of_a_small_file_obeys_the_umask(tmp_path: Path) -> None:
 
 
 def test_long_names_still_get_a_temporary(tmp_path: Path) -> None:
-    files.write_text(tmp_path / ("n" * 255), "x")
-    assert names(tmp_path) == ["n" * 255]
+    for name in ("n" * 255, "名" * 85):
+        files.write_text(tmp_path / name, "x")
+    assert names(tmp_path) == ["n" * 255, "名" * 85]
+
+
+def test_filesystem_without_hard_links_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    files.write_text(tmp_path / "a", "x")
+    with pytest.raises(errors.CannotCreate, match="meanwhile"), files.atomic(tmp_path / "b") as temporary:
+        temporary.write_text("x")
+        (tmp_path / "b").write_text("theirs")
+    assert (names(tmp_path), (tmp_path / "b").read_text()) == (["a", "b"], "theirs")
 
 
 def test_temporary_folder_is_private_and_goes(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from banger_tools import errors, manifest
+from banger_tools import errors, files, manifest
 from banger_tools.store import images, kernels, names, records, staging, vms
 from tests import machines, support
 
@@ -193,6 +193,21 @@ def test_makers_and_sweepers_side_by_side_never_fail_each_other(tmp_path: Path) 
 def test_retired_folder_is_gone(tmp_path: Path) -> None:
     fill(tmp_path / "one", "x")
     staging.retire(tmp_path / "one")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_retired_folder_may_be_swept_by_another_program_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:  # in the midst of it
+        raise FileNotFoundError
+
+    fill(tmp_path / "one", "x")
+    with monkeypatch.context() as patched:
+        patched.setattr(files.shutil, "rmtree", gone)
+        staging.retire(tmp_path / "one")
+    assert staging.finished(tmp_path) == []
+    staging.sweep(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

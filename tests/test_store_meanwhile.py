@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from banger_tools import errors
+from banger_tools import errors, files
 from banger_tools.commands import image_list, image_verify
-from banger_tools.store import images, records, staging, vms
+from banger_tools.store import images, records, vms
 from tests import machines, support
 
 
@@ -39,7 +39,7 @@ def test_object_that_is_replaced_while_it_is_read_is_read_again(tmp_path: Path) 
         (tmp_path / name).mkdir()
         for part in ("one", "two"):
             (tmp_path / name / part).write_text(name)
-    replace = once(lambda: staging.rename(tmp_path / "new", tmp_path / "old", staging.RENAME_EXCHANGE))
+    replace = once(lambda: files.rename(tmp_path / "new", tmp_path / "old", files.RENAME_EXCHANGE))
 
     def look() -> tuple[str, str]:
         one = (tmp_path / "old" / "one").read_text()

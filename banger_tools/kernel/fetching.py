@@ -25,7 +25,6 @@ from banger_tools.oci import digest as digests
 from banger_tools.oci.cache import Cache
 from banger_tools.oci.cancel import Cancel
 from banger_tools.oci.pull import Wants
-from banger_tools.store import staging
 
 
 class Fetched(NamedTuple):
@@ -95,10 +94,10 @@ def _keep(folder: Path, name: str, cache: Cache) -> manifest.Kernel:
         return record.described(target, name, digest)
     if os.path.lexists(target):
         console.warning(f"the kernel in '{target}' is damaged, or was removed in part; it is replaced")
-        staging.rename(folder, target, staging.RENAME_EXCHANGE)
+        files.rename(folder, target, files.RENAME_EXCHANGE)
     else:
         with contextlib.suppress(FileExistsError):  # another program was quicker, with the very same
-            staging.rename(folder, target, staging.RENAME_NOREPLACE)
+            files.rename(folder, target, files.RENAME_NOREPLACE)
     return record.described(target, name, digest)
 
 

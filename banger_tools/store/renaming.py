@@ -32,7 +32,7 @@ def rename(old: str, new: str) -> None:
         _complete(old)
         using = _following(old, stack)
         try:
-            staging.rename(images.root() / old, target, staging.RENAME_NOREPLACE)
+            files.rename(images.root() / old, target, files.RENAME_NOREPLACE)
         except FileExistsError as error:
             raise staging.taken(target, images.WHAT) from error
         files.sync_folder(images.root())

@@ -8,7 +8,6 @@ that died, and the next run removes it.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import secrets
@@ -18,9 +17,7 @@ from pathlib import Path
 
 from banger_tools import cli, console, errors, files
 
-RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2  # renameat2(2)
 LOCK_SECONDS = 60.0  # for those who copy from an object that is to be replaced or removed
-_AT_FDCWD = -100
 _MARK = ".staging-"
 
 
@@ -112,7 +109,7 @@ def taken(target: Path, what: str) -> errors.CannotCreate:
 def _publish(folder: Path, target: Path, *, replace: bool, what: str) -> None:
     while not (replace and _exchange(folder, target, what)):
         try:
-            rename(folder, target, RENAME_NOREPLACE)
+            files.rename(folder, target, files.RENAME_NOREPLACE)
             break
         except FileExistsError as error:
             if not replace:  # else somebody made it just now: change places with that
@@ -124,7 +121,7 @@ def _take_back(folder: Path, target: Path, ours: os.stat_result) -> None:
     """Let what stood at `target` before the rename stand there again, if it is our folder that does."""
     with contextlib.suppress(FileNotFoundError):
         if os.path.samestat(os.stat(target), ours):
-            rename(target, folder, RENAME_EXCHANGE if folder.exists() else RENAME_NOREPLACE)
+            files.rename(target, folder, files.RENAME_EXCHANGE if folder.exists() else files.RENAME_NOREPLACE)
             with contextlib.suppress(OSError):  # its failure may be why we are here
                 files.sync_folder(target.parent)
 
@@ -133,17 +130,9 @@ def _exchange(folder: Path, target: Path, what: str) -> bool:
     """Let two folders change places when nobody has the old one locked; tell whether there was an old one."""
     with contextlib.suppress(FileNotFoundError):
         with files.locked_folder(target, wait=LOCK_SECONDS, what=f"the {what} '{target.name}'"):
-            rename(folder, target, RENAME_EXCHANGE)
+            files.rename(folder, target, files.RENAME_EXCHANGE)
             return True
     return False
-
-
-def rename(source: Path, target: Path, flags: int) -> None:
-    """Rename atomically with the flags of renameat2(2), which Python does not offer."""
-    library = ctypes.CDLL(None, use_errno=True)
-    if library.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), str(source), None, str(target))
 
 
 def sync_tree(folder: Path) -> None:
@@ -196,7 +185,10 @@ def retire(folder: Path) -> None:
     doomed = _new_name(folder)
     os.rename(folder, doomed)
     files.sync_folder(folder.parent)  # or a crash could show what is left of it under its name again
-    files.discard(doomed)
+    try:
+        files.discard(doomed)
+    except FileNotFoundError:  # another program sweeps it away at the same time
+        files.forget_temporary(doomed)
 
 
 def finished(parent: Path) -> list[str]:
