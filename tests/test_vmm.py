@@ -24,6 +24,7 @@ from banger_tools.store import vms
 from banger_tools.vmm import guest_config, holder, life, probe, qmp
 from banger_tools.vmm import spec as specs
 from tests import support
+from tests.test_inject import KEY
 
 SPEC = specs.Spec(
     "id",
@@ -95,8 +96,9 @@ def test_private_key_is_refused_with_the_public_one_named(tmp_path: Path) -> Non
 
 def test_public_keys_are_read_without_comments(tmp_path: Path) -> None:
     key = tmp_path / "keys"
-    key.write_text("# mine\nssh-ed25519 AAAA me@here\n\nssh-rsa BBBB\n")
-    assert specs.read_ssh_key(key) == ["ssh-ed25519 AAAA me@here", "ssh-rsa BBBB"]
+    words = KEY.split()
+    key.write_bytes(f"# mine\n{KEY}\n\n{words[0]}\t{words[1]} ".encode() + b"caf\xe9\n")
+    assert specs.read_ssh_key(key) == [KEY, f"{words[0]}\t{words[1]} caf\ufffd"]
 
 
 @given(st.text(max_size=300), st.lists(st.text(), max_size=20))

@@ -263,13 +263,9 @@ def parse_environment(words: list[str]) -> list[str]:
 
 
 def read_ssh_key(path: Path) -> list[str]:
-    """Return the public keys in a file, one a line; raises BadInput if there is none or one is private."""
+    """Return the public keys in a file; raises BadInput if there is none, a line is none, or it is a private one."""
     from banger_tools import files
+    from banger_tools.guest import ssh
 
-    text = files.read_small(path, 1 << 16, "a public key").decode("utf-8", "replace")
-    if "PRIVATE KEY" in text:
-        raise errors.BadInput(f"'{path}' is a private key", f"use the public one: {path}.pub")
-    keys = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    if not keys or not all(re.match(r"\S+ [A-Za-z0-9+/=]+", key) for key in keys):
-        raise errors.BadInput(f"'{path}' holds no ssh public key")
-    return keys
+    keys = ssh.parse_keys(files.read_small(path, 1 << 16, "a public key"), str(path))
+    return [key.decode("utf-8", "replace") for key in keys]  # what is no UTF-8 is in a comment
