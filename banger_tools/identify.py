@@ -34,9 +34,10 @@ def kind(path: Path) -> str:
 
 
 def kind_of_bytes(head: bytes) -> str:
-    """Return what a file is that begins with these (at least 2048, if it has them) bytes."""
-    if head[1080:1082] == b"\x53\xef":
-        return EXT4
+    """Return what a file is that begins with these (at least 2048, if it has them) bytes.
+
+    What ext4 is told by are two bytes in the midst of what may be anything: all else goes before.
+    """
     if head[:1] == b"{":
         first = head.split(b"\n", 1)[0]
         return TREE if b'"tree"' in first else MANIFEST
@@ -45,7 +46,7 @@ def kind_of_bytes(head: bytes) -> str:
             return name
     if head[257:262] == b"ustar" or (len(head) >= 512 and _is_old_tar(head[:512])):
         return TAR
-    return UNKNOWN
+    return EXT4 if head[1080:1082] == b"\x53\xef" else UNKNOWN
 
 
 def _is_old_tar(header: bytes) -> bool:

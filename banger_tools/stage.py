@@ -37,8 +37,14 @@ class Outputs(NamedTuple):
         return cls(directory, Path(output) if output else None, bool(arguments["--force"]), bool(arguments["--path"]))
 
     def artifact(self, default: str) -> Path:
-        """Return the absolute path of the artifact: -o as given, else `default` in the folder of -C."""
-        return Path(os.path.abspath(self.output or self.directory / default))
+        """Return the absolute path of the artifact: -o as given, else `default` in the folder of -C.
+
+        Raises BadUsage if no manifest can name it.
+        """
+        path = os.path.abspath(self.output or self.directory / default)
+        if not self.path_only and path != path.encode(errors="ignore").decode():
+            raise errors.BadUsage(f"'{path}' is no UTF-8, and a manifest could not name it", "choose another with -o")
+        return Path(path)
 
     @contextlib.contextmanager
     def making(self, artifact: Path) -> Iterator[Path]:
@@ -123,6 +129,7 @@ def edited(source: Path, outputs: Outputs) -> Iterator[tuple[Path, Path]]:
     target = outputs.artifact(source.name)
     with outputs.making(target) as temporary:
         files.copy(source, temporary)
+        temporary.chmod(temporary.stat().st_mode | 0o600)  # the source may be one that is only to be read
         yield temporary, target
 
 
@@ -143,7 +150,7 @@ def wrong_input(path: Path | None, kind: str, wanted: str) -> errors.BadInput:
 
 def print_result(manifest: Manifest, artifact: str | Path, *, path_only: bool) -> None:
     """Print what a stage leaves on stdout: the manifest, or with --path the artifact's path."""
-    sys.stdout.write(f"{artifact}\n" if path_only else manifest.dumps())
+    sys.stdout.buffer.write(os.fsencode(f"{artifact}\n" if path_only else manifest.dumps()))
 
 
 def check_artifact(path: str, size: int, what: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import subprocess
 import tarfile
@@ -200,6 +201,29 @@ def test_image_that_needs_nothing_may_be_read_only(image: Path, tree: Path, user
     copy.chmod(0o444)
     assert user.run("bg-chown", "--set=/etc=1:2", str(copy)).returncode == 0
     assert user.run("bg-chown", "--set=/etc=1:3", str(copy)).returncode == 77
+
+
+def test_copy_of_an_image_that_may_only_be_read_can_be_edited(image: Path, user: support.OrdinaryUser) -> None:
+    base = user.home / "base.ext4"
+    base.write_bytes(image.read_bytes())
+    base.chmod(0o444)
+    for program, option in (("bg-chown", "--set=/etc=1:3"), ("bg-inject", "--hostname=web")):
+        copy = user.home / f"{program}.ext4"
+        done = user.run(program, option, "-o", str(copy), str(base))
+        assert done.returncode == 0, done.stderr.decode()
+        assert copy.stat().st_mode & 0o777 == 0o644
+    assert stat(user.home / "bg-chown.ext4", "/etc")[:2] == (1, 3)
+
+
+def test_image_that_another_program_has_is_left_alone(image: Path) -> None:
+    before = image.read_bytes()
+    with open(image, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        done = support.run("bg-chown", "--set=/etc=1:2", image)
+        assert (done.returncode, image.read_bytes()) == (75, before), done.stderr.decode()
+        debugfs(image, "set_super_value state 0", write=True)  # as long as it is edited
+        done = support.run("bg-chown", "--check", "--set=/etc=1:2", image)
+    assert done.returncode == 75, done.stderr.decode()
 
 
 def test_folder_that_an_ordinary_user_edited_goes_back_in(user: support.OrdinaryUser) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -14,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from banger_tools import errors, identify, locations, process, sizes, stage
-from tests.support import need
+from tests.support import need, run, run_ok
 
 
 @pytest.mark.parametrize(
@@ -88,6 +90,45 @@ def test_kinds_are_told_by_content(tmp_path: Path) -> None:
     for kind in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
         assert identify.kind_of_bytes(tar_bytes(kind)) == identify.TAR
     assert identify.kind_of_bytes(v7_tar(tmp_path)) == identify.TAR
+
+
+def misleading_gzip(data: bytes) -> bytes:
+    """Return a gzip stream whose file name has, at byte 1080, what ext4 is told by (RFC 1952, section 2.3)."""
+    plain = gzip.compress(data)
+    name = b"n" * 1070 + b"\x53\xef" + b"n" * 100
+    return plain[:3] + b"\x08" + plain[4:10] + name + b"\0" + plain[10:]
+
+
+def misleading_tar() -> bytes:
+    """Return a tar with a file that has the same there."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        member = tarfile.TarInfo("a")
+        member.size = 1000
+        tar.addfile(member, io.BytesIO((bytes(1080 - 512) + b"\x53\xef").ljust(1000, b"x")))
+    return buffer.getvalue()
+
+
+def test_two_bytes_in_the_midst_of_an_archive_make_no_ext4_of_it(banger_home: Path, tmp_path: Path) -> None:
+    tar = misleading_tar()
+    packed = misleading_gzip(tar)
+    assert tar[1080:1082] == packed[1080:1082] == b"\x53\xef"
+    assert subprocess.run(["gzip", "-d"], input=packed, capture_output=True, check=True).stdout == tar
+    for name, content in {"layer.tar": tar, "layer.tar.gz": packed}.items():
+        (tmp_path / name).write_bytes(content)
+        manifest = run_ok("bg-fetch", f"rootfs:{tmp_path / name}")
+        assert (tmp_path / json.loads(manifest)["layers"][0]["path"]).read_bytes() == tar
+
+
+def test_artifact_that_no_manifest_could_name_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    name = tmp_path / os.fsdecode(b"caf\xe9.ext4")
+    refused = run("bg-mkext4", "-o", name, tmp_path / "folder")
+    assert (refused.returncode, name.exists()) == (64, False), refused.stderr
+    assert b"is no UTF-8" in refused.stderr
+    printed = run_ok("bg-mkext4", "--path", "-o", name, tmp_path / "folder")
+    assert printed == os.fsencode(name) + b"\n"
+    assert run_ok("bg-chown", "--path", "--set=/=1:2", name) == printed
 
 
 def test_missing_file_is_no_input(tmp_path: Path) -> None:
