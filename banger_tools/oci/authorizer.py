@@ -89,13 +89,16 @@ class Authorizer:
         """Ask the token server that a challenge names."""
         realm, found = fields["realm"], self._credentials()
         if not reference.is_http_url(realm):
-            raise errors.Unavailable(f"'{self._host}' names a token server that is none: '{realm}'")
+            raise self._no_server(realm)
         server = urlsplit(realm).netloc
         if found is not None and not self._may_see_secrets(realm):
             raise errors.Denied(f"'{self._host}' wants the password sent to '{realm}', which is not encrypted")
         scope = fields.get("scope") or f"repository:{self._repository}:pull"
         query = {"scope": scope, **({"service": fields["service"]} if fields.get("service") else {})}
         return self._transport.patiently(f"the token server '{server}'", lambda: self._ask(realm, query, found))
+
+    def _no_server(self, realm: str) -> errors.Unavailable:
+        return errors.Unavailable(f"'{self._host}' names a token server that is none: '{realm}'")
 
     def _may_see_secrets(self, url: str) -> bool:
         host = hosts.of_url(url)
@@ -118,6 +121,8 @@ class Authorizer:
                 body = self._transport.read_all(response, _ANSWER_BYTES, realm, "the answer of the token server")
         except failures.NotTls as error:
             raise errors.Unavailable(str(error)) from error
+        if response.status == 404:
+            raise self._no_server(realm)
         if response.status != 200:
             subject = f"{self._host}/{self._repository}"
             raise registry_errors.of_status(response, body, server, subject, self.hint)

@@ -12,7 +12,7 @@ from banger_tools import console, errors
 from banger_tools.oci import credentials, hosts, reference, registry_errors
 from banger_tools.oci.authorizer import Authorizer
 from banger_tools.oci.failures import Busy, NotTls, Unreachable
-from banger_tools.oci.http import ATTEMPTS, Settings, Transport
+from banger_tools.oci.http import ATTEMPTS, Reached, Settings, Transport
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
@@ -58,6 +58,7 @@ class Endpoint:
         self.is_mirror = site.namespace is not None
         self.attempts = MIRROR_ATTEMPTS if self.is_mirror else ATTEMPTS
         self.is_given_up = False
+        self._is_registry = False  # until it has answered as one
         self._site = site
         self._authorizer = Authorizer(transport, site.host, site.repository, self._login)
         self._schemes = transport.settings.schemes(site.host)
@@ -108,13 +109,26 @@ class Endpoint:
         for is_last in (False, False, True):
             used = self._authorizer.header
             with contextlib.ExitStack() as inner:
-                response = inner.enter_context(self.transport.follow(url, headers, used))
+                reached = inner.enter_context(self.transport.follow(url, headers, used))
                 self._schemes = (urlsplit(url).scheme,)  # it answered, so no other scheme is to be tried
-                if response.status in _ANSWERS:
+                if reached.response.status in _ANSWERS:
+                    self._is_registry = True
                     stack.push(inner.pop_all())
-                    return response
-                challenge = response.headers.get("WWW-Authenticate", "")
-                body = self.transport.read_all(response, registry_errors.BYTES, url, "an error message")
-                if response.status != 401 or is_last or not self._authorizer.answer(challenge, used):
-                    raise registry_errors.of_status(response, body, self.host, self.subject, self._authorizer.hint)
+                    return reached.response
+                body = self.transport.read_all(reached.response, registry_errors.BYTES, url, "an error message")
+                if is_last or not self._is_answered(reached, used):
+                    raise self._refusal(reached, body)
         raise AssertionError("the last answer is returned or raised")
+
+    def _is_answered(self, reached: Reached, used: str | None) -> bool:
+        """Tell whether there is an answer to a challenge now: to one of our own host, for others must not learn it."""
+        challenge = reached.response.headers.get("WWW-Authenticate", "")
+        return reached.response.status == 401 and reached.is_own and self._authorizer.answer(challenge, used)
+
+    def _refusal(self, reached: Reached, body: bytes) -> Exception:
+        """Return the error that an answer stands for; where our own host sent us to, no login of ours would help."""
+        response, host, is_own = reached
+        if not is_own:
+            return registry_errors.of_status(response, body, host, self.subject)
+        hint = self._authorizer.hint
+        return registry_errors.of_status(response, body, self.host, self.subject, hint, is_registry=self._is_registry)

@@ -82,6 +82,14 @@ class Transport:
     def close(self) -> None:
         """Close all connections."""
         self.cancel.remove_waker(self._connections.shut)
+class Reached(NamedTuple):
+    """A response, the host that gave it, and whether that is the one that was asked: redirects lead to others."""
+
+    response: BaseHTTPResponse
+    host: str
+    is_own: bool
+
+
         self._connections.close()
 
     def _tls_context(self, host: str) -> ssl.SSLContext:
@@ -122,21 +130,21 @@ class Transport:
     @contextlib.contextmanager
     def follow(
         self, url: str, headers: Mapping[str, str], authorization: str | None = None, *, source: str | None = None
-    ) -> Iterator[BaseHTTPResponse]:
+    ) -> Iterator[Reached]:
         """Get a URL and follow redirects; no other host gets to see the Authorization header.
 
         Raises what `request` raises, Unavailable or BadInput for redirects that lead nowhere.
         """
-        origin = host = _origin(url)
+        origin = here = _origin(url)
         for _ in range(REDIRECTS + 1):
-            own = {"Authorization": authorization} if authorization and host == origin else {}
+            own = {"Authorization": authorization} if authorization and here == origin else {}
             with self.request("GET", url, {**headers, **own}, source=source) as response:
                 target = response.headers.get("Location")
                 if response.status not in _REDIRECTIONS or not target:
-                    yield response
+                    yield Reached(response, here[1], here == origin)
                     return
             source, url = hosts.of_url(url), _redirected(url, target)
-            host = _origin(url)
+            here = _origin(url)
         raise errors.Unavailable(f"'{origin[1]}' redirects without end")
 
     def _must_lead_outward(self, url: str, source: str | None) -> bool:

@@ -85,7 +85,7 @@ def of_url(url: str, transport: Transport, attempts: int) -> Place:
     def ask(_blob: Blob, headers: Mapping[str, str]) -> Iterator[BaseHTTPResponse]:
         try:
             # without a registry the image is here, and so may be its layers
-            with transport.follow(url, headers, source=transport.host or None) as response:
+            with transport.follow(url, headers, source=transport.host or None) as (response, _, _):
                 if response.status not in (200, 206, 416):
                     body = transport.read_all(response, registry_errors.BYTES, url, "an error message")
                     raise registry_errors.of_status(response, body, host, url)

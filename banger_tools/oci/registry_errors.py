@@ -19,8 +19,19 @@ BYTES = 64 << 10
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
 
 
-def of_status(response: BaseHTTPResponse, body: bytes, host: str, subject: str, hint: str | None = None) -> Exception:
-    """Return the error that a status stands for; Busy if time may cure it. The `hint` is for one who is refused."""
+def of_status(
+    response: BaseHTTPResponse,
+    body: bytes,
+    host: str,
+    subject: str,
+    hint: str | None = None,
+    *,
+    is_registry: bool = True,
+) -> Exception:
+    """Return the error that a status stands for; Busy if time may cure it. The `hint` is for one who is refused.
+
+    Not `is_registry`: nothing that it said yet tells that this is a registry, or somewhere that one sent us to.
+    """
     said = _message(body)
     detail = f": {said}" if said else ""
     answer = f"'{host}' answers {response.status} {response.reason or ''}".rstrip()
@@ -29,10 +40,10 @@ def of_status(response: BaseHTTPResponse, body: bytes, host: str, subject: str, 
     match response.status:
         case 401 | 403:
             return errors.Denied(f"'{host}' does not let us have '{subject}'{detail}", hint)
-        case 404 if said is None and "Docker-Distribution-Api-Version" not in response.headers:
+        case 404 if not is_registry and said is None and "Docker-Distribution-Api-Version" not in response.headers:
             return errors.Unavailable(f"'{host}' is no registry: it knows nothing of /v2/")
         case 404:
-            return errors.NoInput(f"'{subject}' does not exist{detail}")
+            return errors.NoInput(f"'{subject}' does not exist: {said or answer}")
     return errors.Unavailable(f"{answer}{detail}")
 
 

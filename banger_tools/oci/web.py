@@ -38,7 +38,7 @@ def get(
     """
     _check_scheme(url, transport.settings)
     try:
-        with transport.follow(url, headers, source=source) as response:
+        with transport.follow(url, headers, source=source) as (response, _, _):
             if response.status not in _ANSWERS:
                 raise _status_error(response, url)
             yield response
