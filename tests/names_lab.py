@@ -115,7 +115,7 @@ def attacker(asked: dict[str, Any], answers: dict[str, tuple[str, bytes]]) -> re
     road, url, path = asked["road"], asked["url"], "/blobs/" if asked["road"] == "redirect of a layer" else ""
 
     def answer(request: Proxy) -> bool:
-        if request.headers["Host"] != asked["ref"].partition("/")[0]:
+        if request.headers["Host"] != asked["ref"].partition("/")[0].lower():
             return honest(request)
         if road == "token server" and "authorization" not in request.headers:
             request.answer(401, {"WWW-Authenticate": f'Bearer realm="{url}token"'}, b"")

@@ -88,11 +88,12 @@ def test_catalog_names_no_registry_of_this_machine(lab: Lab) -> None:
     assert found["heard"] == ""
 
 
-def test_host_that_the_user_named_may_be_this_machine_by_any_name(lab: Lab) -> None:
+@pytest.mark.parametrize("host", ["inward.example", "Inward.Example"])
+def test_host_that_the_user_named_may_be_this_machine_by_any_name(host: str, lab: Lab) -> None:
     """And so may those that it leads to, as a registry behind a tunnel does."""
     options = ["--plain-http=inward.example"]
     for road in ROADS:
-        found = lab(road, "http://both.example/", "inward.example/a:v1", address="127.0.0.1", options=options)
+        found = lab(road, "http://both.example/", f"{host}/a:v1", address="127.0.0.1", options=options)
         assert found["status"] == 0, found["said"]
 
 

@@ -101,8 +101,8 @@ class Authorizer:
         return errors.Unavailable(f"'{self._host}' names a token server that is none: '{realm}'")
 
     def _may_see_secrets(self, url: str) -> bool:
-        host = hosts.of_url(url)
-        return urlsplit(url).scheme == "https" or hosts.is_loopback(host) or self._transport.settings.is_plain(host)
+        is_near = hosts.is_loopback(hosts.of_url(url))
+        return urlsplit(url).scheme == "https" or is_near or self._transport.settings.allows(url)
 
     def _ask(self, realm: str, query: Mapping[str, str], found: Credentials | None) -> str:
         if found is not None and found.identity_token:

@@ -149,7 +149,7 @@ class Connections:
 
     def was_near(self, host: str) -> bool:
         """Tell whether a host turned out to be this machine, or on its link, when we connected to it."""
-        return host in self._near
+        return host.lower() in self._near
 
     def pool(self, url: str, *, outward: bool = False) -> PoolManager:
         """Return the pool for a URL; `outward`, its connections raise Inward where they lead to this machine.

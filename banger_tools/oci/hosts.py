@@ -35,6 +35,11 @@ def of_url(url: str) -> str:
     return reference.DOCKER_HUB if host == HUB_ENDPOINT else host
 
 
+def named(host: str, scheme: str) -> str:
+    """Return the name of a host that is reached by a scheme, as `of_url` gives it: `A.Example:443` is `a.example`."""
+    return of_url(f"{scheme}://{host}")
+
+
 def is_loopback(host: str) -> bool:
     """Tell whether a host (with or without a port) is this machine."""
     name = urlsplit(f"//{host}").hostname or ""

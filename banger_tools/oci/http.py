@@ -54,18 +54,40 @@ class Settings(NamedTuple):
     registries: Mapping[str, config.Registry] = MappingProxyType({})
 
     def configured(self, host: str) -> config.Registry:
-        """Return what config.toml says of a host."""
-        return self.registries.get(host) or config.Registry()
+        """Return what config.toml says of a host, in whatever case, with the port of TLS or without it."""
+        if host in self.registries:
+            return self.registries[host]
+        wanted = hosts.named(host, "https")
+        found = (one for key, one in self.registries.items() if hosts.named(key, "https") == wanted)
+        return next(found, config.Registry())
+
+    @property
+    def _plain(self) -> set[str]:
+        known = (host for host, one in self.registries.items() if one.plain_http)
+        return {host.lower() for host in (*self.plain_http, *known)}
 
     def is_plain(self, host: str) -> bool:
-        """Tell whether a host is to be spoken to without TLS."""
-        return host in self.plain_http or self.configured(host).plain_http
+        """Tell whether a host is to be spoken to without TLS; what is said of `NAME:80` is not said of `NAME`."""
+        return not self._plain.isdisjoint((host.lower(), hosts.named(host, "http")))
+
+    def allows(self, url: str) -> bool:
+        """Tell whether the host of a URL is one of those that may be spoken to without TLS."""
+        scheme = urlsplit(url).scheme
+        return hosts.of_url(url) in {hosts.named(host, scheme) for host in self._plain}
 
     def schemes(self, host: str) -> tuple[str, ...]:
         """Return the schemes to try for a host: as docker does, plain HTTP only on this machine, unless allowed."""
         if self.is_plain(host):
             return ("http",)
         return ("https", "http") if is_loopback(host) else ("https",)
+
+
+class Reached(NamedTuple):
+    """A response, the host that gave it, and whether that is the one that was asked: redirects lead to others."""
+
+    response: BaseHTTPResponse
+    host: str
+    is_own: bool
 
 
 class Transport:
@@ -82,21 +104,13 @@ class Transport:
     def close(self) -> None:
         """Close all connections."""
         self.cancel.remove_waker(self._connections.shut)
-class Reached(NamedTuple):
-    """A response, the host that gave it, and whether that is the one that was asked: redirects lead to others."""
-
-    response: BaseHTTPResponse
-    host: str
-    is_own: bool
-
-
         self._connections.close()
 
     def _tls_context(self, host: str) -> ssl.SSLContext:
         """Return the TLS of a host: the certificate of the command line is for our own host only."""
         known = self.settings.configured(host)
         authorities = [path for path in (self.settings.ca_file, known.ca_file and Path(known.ca_file)) if path]
-        if host == self.host and self.settings.certificate is not None:
+        if host == hosts.named(self.host, "https") and self.settings.certificate is not None:
             return tls.context(host, authorities, self.settings.certificate)
         if known.cert_file is None:
             return tls.context(host, authorities, None)
@@ -156,7 +170,7 @@ class Reached(NamedTuple):
         host = hosts.of_url(url)
         if source is None:
             self._asked.add(host)
-        if host in self._asked or self.settings.is_plain(host) or hosts.is_near(source or ""):
+        if host in self._asked or self.settings.allows(url) or hosts.is_near(source or ""):
             return False
         if self._connections.was_near(source or ""):
             return False

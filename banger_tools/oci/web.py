@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from banger_tools import errors
+from banger_tools.oci import hosts
 from banger_tools.oci.cancel import Cancel
 from banger_tools.oci.http import Busy, NotTls, Settings, Transport, is_loopback, retry_after
 
@@ -48,10 +49,10 @@ def get(
 
 def _check_scheme(url: str, settings: Settings) -> None:
     """Raise Denied for a URL that others could read or change on its way, unless its host is allowed to."""
-    parts = urlsplit(url)
-    if parts.scheme == "https" or is_loopback(parts.netloc) or settings.is_plain(parts.netloc):
+    host = hosts.of_url(url)
+    if urlsplit(url).scheme == "https" or is_loopback(host) or settings.allows(url):
         return
-    hint = f"use https, or allow it: --plain-http={parts.netloc}, or plain-http = true in config.toml"
+    hint = f"use https, or allow it: --plain-http={host}, or plain-http = true in config.toml"
     raise errors.Denied(f"'{url}' is not encrypted", hint)
 
 
