@@ -31,6 +31,11 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("{" + SECRET, "is not JSON"),
         (json.dumps([SECRET]), "is not a JSON object"),
         (json.dumps({"auths": {HOST: {"auth": SECRET}}}), "has an 'auth' that is not base64"),
+        (json.dumps({"auths": {HOST: {"auth": "\u00e9" + SECRET}}}), "has an 'auth' that is not base64"),
+        (json.dumps({"auths": [SECRET]}), "'auths' is not a JSON object"),
+        (json.dumps({"auths": SECRET}), "'auths' is not a JSON object"),
+        (json.dumps({"credHelpers": [HOST, SECRET]}), "'credHelpers' is not a JSON object"),
+        (json.dumps({"credHelpers": 5, "auths": {}}), "'credHelpers' is not a JSON object"),
         (json.dumps({"credHelpers": {HOST: "../bin/sh"}}), "'../bin/sh' is not the name of a credential helper"),
     ],
 )

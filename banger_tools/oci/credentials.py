@@ -6,7 +6,6 @@ Sources: docker's config.json ($DOCKER_CONFIG, ~/.docker), containers-auth.json(
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import os
 from collections.abc import Iterator
@@ -85,7 +84,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _from_config(config: dict[str, Any], host: str, repository: str, path: Path) -> Credentials | None:
     """Look in the order that docker does: a helper of this host, the helper of all hosts, the file itself."""
     keys = list(_keys(host, repository))
-    helpers = config.get("credHelpers") or {}
+    helpers = _table(config, "credHelpers", path)
     for key in keys:
         if key in helpers:
             return _ask_helper(str(helpers[key]), key)
@@ -93,11 +92,18 @@ def _from_config(config: dict[str, Any], host: str, repository: str, path: Path)
         for key in keys:
             if (found := _ask_helper(str(store), key)) is not None:
                 return found
-    auths = config.get("auths") or {}
+    auths = _table(config, "auths", path)
     for key in keys:
         if isinstance(entry := auths.get(key), dict) and (found := _decode(entry, path)) is not None:
             return found
     return None
+
+
+def _table(config: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
+    found = config.get(key) or {}
+    if not isinstance(found, dict):
+        raise errors.BadInput(f"'{path}': '{key}' is not a JSON object")
+    return found
 
 
 def _keys(host: str, repository: str) -> Iterator[str]:
@@ -123,7 +129,7 @@ def _decode(entry: dict[str, Any], path: Path) -> Credentials | None:
     if entry.get("auth"):
         try:
             user, _, password = base64.b64decode(str(entry["auth"]), validate=True).decode().partition(":")
-        except (binascii.Error, UnicodeDecodeError) as error:
+        except ValueError as error:  # of base64, of UTF-8, or of what is not ASCII
             raise errors.BadInput(f"'{path}' has an 'auth' that is not base64") from error
         return Credentials(user, password.rstrip("\0"), token)
     if entry.get("username"):
