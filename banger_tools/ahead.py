@@ -29,7 +29,8 @@ def members(tars: Sequence[tuple[int, bool]]) -> Iterator[list[Iterator[Member]]
 
         def send() -> None:
             pipe.close()  # else writing would not end with the one that reads
-            _send(tars, out)
+            with out:  # or who reads would wait for more, while an error waits to be read
+                _send(tars, out)
 
         with beside.running(send) as wait:
             out.close()
@@ -71,10 +72,17 @@ def _batches(found: Iterator[Member]) -> Iterator[Batch]:
 
 
 def _received(pipe: IO[bytes], wait: beside.Wait) -> Iterator[Member]:
-    while length := pipe.read(_LENGTH):
-        batch: Batch | None = marshal.loads(pipe.read(int.from_bytes(length, "big")))
+    while data := _whole(pipe):
+        batch: Batch | None = marshal.loads(data)
         if batch is None:
             return
         yield from map(Member._make, batch)
     wait()
     raise errors.IOFailure("the headers of a tar have no end")
+
+
+def _whole(pipe: IO[bytes]) -> bytes:
+    """Return the bytes of the next batch, none if it is not whole: who sends it has ended, and `wait` knows why."""
+    size = int.from_bytes(pipe.read(_LENGTH), "big")
+    data = pipe.read(size)
+    return data if len(data) == size else b""

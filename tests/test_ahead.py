@@ -10,7 +10,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -98,6 +98,32 @@ def test_process_that_was_killed_is_no_end_of_an_archive(monkeypatch: pytest.Mon
         list(members)
 
 
+class Cut:
+    """A pipe into which a process gets so many bytes before it is killed."""
+
+    def __init__(self, out: IO[bytes], limit: int) -> None:
+        self.out, self.limit = out, limit
+
+    def write(self, data: bytes) -> int:
+        self.out.write(data[: self.limit])
+        os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+
+@pytest.mark.parametrize("limit", [1, 3, 4, 5, 1000])
+def test_process_that_was_killed_in_the_midst_of_a_batch_is_no_bug(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    write: Any = ahead._write
+    monkeypatch.setattr(ahead, "_write", lambda out, batch: write(Cut(out, limit), batch))
+    with tempfile.TemporaryFile() as file:
+        with tarfile.open(fileobj=file, mode="w") as archive:
+            for number in range(100):
+                archive.addfile(tarfile.TarInfo(f"f{number}"))
+        file.flush()
+        with ahead.members([(file.fileno(), False)]) as (members,):
+            with pytest.raises(errors.IOFailure, match="status -9"):
+                list(members)
+
+
 def test_process_ends_with_the_one_that_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     children: list[int] = []
     fork = os.fork
@@ -148,3 +174,18 @@ def test_large_tar_from_the_cache_that_is_corrupt_inside_is_refused(banger_home:
     done = support.run("bg-flatten", "-C", tmp_path, "--force", stdin=fetched)
     assert done.returncode == 65
     assert f"layers[0]: corrupt tar header at byte {at}" in done.stderr.decode()
+
+
+def test_error_that_is_longer_than_a_pipe_holds_comes_up(banger_home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "large.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        large = tarfile.TarInfo("zeros")
+        large.size = 17 << 20
+        archive.addfile(large, io.BytesIO(bytes(large.size)))
+        odd = tarfile.TarInfo("odd")
+        odd.pax_headers = {"SCHILY.acl.access": "nonsense" * 50_000}
+        archive.addfile(odd)
+    fetched = support.run_ok("bg-fetch", f"rootfs:{path}")
+    done = support.run("bg-flatten", "-C", tmp_path, stdin=fetched, timeout=120)
+    assert done.returncode == 65
+    assert b"is malformed" in done.stderr
