@@ -12,6 +12,7 @@ XATTRS = {"access": "system.posix_acl_access", "default": "system.posix_acl_defa
 _VERSION = struct.Struct("<I")
 _ENTRY = struct.Struct("<HHI")
 _NO_ID = 0xFFFFFFFF
+_DIGITS = 10  # of the largest id
 _TAGS = {  # by the word and whether somebody is named
     ("user", False): 0x01,
     ("user", True): 0x02,
@@ -55,6 +56,8 @@ def _parse(text: str) -> tuple[int, int, int]:
         raise Malformed(text)
     if name and not number.isdecimal():
         raise Nameless(name)
+    if name and (len(number) > _DIGITS or int(number) >= _NO_ID):
+        raise Malformed(text)
     bits = sum(bit for letter, bit in (("r", 4), ("w", 2), ("x", 1)) if letter in permissions)
     return tag, bits, int(number) if name else _NO_ID
 

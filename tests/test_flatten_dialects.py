@@ -97,9 +97,12 @@ def test_acl_of_star_has_the_id_in_a_field_of_its_own(tmp_path: Path) -> None:
     assert dict(seen.xattrs)["system.posix_acl_access"] == folders.ACL
 
 
-def test_malformed_acl_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "named", ["king::rwx", "user:4294967295:rwx", "user:9999999999:rwx", f"user:x:rwx:{'9' * 5000}"], ids=len
+)
+def test_malformed_acl_is_an_error(named: str, tmp_path: Path) -> None:
     with trees.new_tar(tmp_path / "in.tar") as out:
-        trees.add(out, "f", pax_headers={"SCHILY.acl.access": "user::rw-,king::rwx,group::r--,other::r--"})
+        trees.add(out, "f", pax_headers={"SCHILY.acl.access": f"user::rw-,{named},group::r--,other::r--"})
     assert support.run("bg-flatten", "-C", tmp_path, tmp_path / "in.tar").returncode == 65
 
 
