@@ -200,3 +200,32 @@ def test_folders_200_deep(tmp_path: Path) -> None:
     entries = [Entry(path, "dir", uid=n) for n, path in enumerate(paths)]
     entries += [Entry(f"{paths[-1]}/file", "file", size=4, data=(0, 0))]
     assert_kernel_agrees(*built(tmp_path, entries, b"deep"), tmp_path)
+
+
+def names_in(image: Path, folder: str) -> list[str]:
+    """Return the names in a folder as debugfs lists them: /inode/mode/uid/gid/name/size/."""
+    lines = debugfs(image, f"ls -p {folder}").splitlines()
+    return sorted(line.split("/")[5] for line in lines if line.startswith("/") and line.split("/")[1] != "0")
+
+
+@pytest.mark.parametrize("count", [0, 1, 200, 254, 300, 500, 520, 800, 2000])
+def test_lost_and_found_of_a_mended_disk_keeps_what_is_in_it(count: int, tmp_path: Path) -> None:
+    """mke2fs gives it four blocks, of which an index need not have all."""
+    entries = [Entry("/", "dir"), Entry("/lost+found", "dir", mode="0700")]
+    entries += [Entry(f"/lost+found/#{1_000_000 + n}", "fifo") for n in range(count)]
+    builder.build(tmp_path / "image", Tree([], entries, "fixed"), builder.Wanted())
+    trees.fsck(tmp_path / "image")
+    assert names_in(tmp_path / "image", "/lost+found") == [*(f"#{1_000_000 + n}" for n in range(count)), ".", ".."]
+
+
+@pytest.mark.root
+def test_kernel_adds_to_lost_and_found_and_takes_away(tmp_path: Path) -> None:
+    entries = [Entry("/", "dir"), Entry("/lost+found", "dir", mode="0700")]
+    entries += [Entry(f"/lost+found/#{1_000_000 + n}", "fifo") for n in range(400)]
+    builder.build(tmp_path / "image", Tree([], entries, "fixed"), builder.Wanted())
+    with trees.mounted(tmp_path / "image", tmp_path / "mount", "loop") as mount:
+        for n in range(400):
+            (mount / f"lost+found/new{n}").touch()
+            (mount / f"lost+found/#{1_000_000 + n}").unlink()
+    trees.fsck(tmp_path / "image")
+    assert names_in(tmp_path / "image", "/lost+found") == sorted([".", "..", *(f"new{n}" for n in range(400))])

@@ -45,8 +45,23 @@ def build(number: int, parent: int, children: Sequence[Child], seed: int | None,
     return _indexed(number, parent, children, seed, hash_seed)
 
 
-def empty_block(seed: int | None) -> bytes:
-    """Return a leaf without entries, as a folder that once was larger has."""
+def linear(number: int, parent: int, children: Sequence[Child], seed: int | None, count: int) -> list[bytes]:
+    """Return at least so many blocks of a directory without an index, those at the end without entries."""
+    blocks: list[bytes] = []
+    pending: list[Child] = [(b".", number, FT["dir"]), (b"..", parent, FT["dir"])]
+    used = 24
+    for child in children:
+        length = record_length(child[0])
+        if used + length > USABLE:
+            blocks.append(_leaf(pending, seed))
+            pending, used = [], 0
+        pending.append(child)
+        used += length
+    blocks.append(_leaf(pending, seed))
+    return blocks + [_empty_leaf(seed)] * (count - len(blocks))
+
+
+def _empty_leaf(seed: int | None) -> bytes:
     return _sealed(_DIRENT.pack(0, USABLE, 0, 0).ljust(USABLE, b"\0"), seed)
 
 

@@ -20,7 +20,7 @@ from banger_tools.ext4 import structures as s
 from banger_tools.ext4.allocator import Allocator
 from banger_tools.ext4.copier import Copy, copying
 from banger_tools.ext4.image import Image
-from banger_tools.ext4.plan import BLOCK, INODE_SIZE, LOST_FOUND_BLOCKS, XATTR_ROOM, Item, Plan
+from banger_tools.ext4.plan import BLOCK, INODE_SIZE, XATTR_ROOM, Item, Plan
 from banger_tools.tree import Entry, SourceFile
 
 _TYPE_BITS = {
@@ -213,10 +213,9 @@ class Writer:
         blocks = directory.build(item.number, item.parent, item.children, seed, self.image.superblock.s_hash_seed)
         indexed = len(blocks) > 1
         given = self.made.get(item.number, [])
-        if item.number == s.LOST_FOUND_INO and not indexed:
-            blocks += [directory.empty_block(seed)] * (LOST_FOUND_BLOCKS - len(blocks))
-        if len(given) > len(blocks):
-            raise errors.BadInput("mke2fs made a larger '/lost+found' than was expected")
+        if len(blocks) < len(given):  # mke2fs gives '/lost+found' more; an index would have to know of all of them
+            blocks = directory.linear(item.number, item.parent, item.children, seed, len(given))
+            indexed = False
         runs = [(block, 1) for block in given]
         if len(blocks) > len(given):
             runs += self.free.take(len(blocks) - len(given))
