@@ -23,7 +23,7 @@ _COMMAND = (
     "--sort=name",
     "--numeric-owner",
     "--sparse",
-    "--sparse-version=0.0",  # the later ones write the process id into names
+    "--sparse-version=0.0",  # the later ones write the process id into names; its map is all in one header
     "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime",
     "--xattrs",
     "--xattrs-include=*",

@@ -22,8 +22,13 @@ from banger_tools import acl, console, errors
 BLOCK = 512
 MAX_ID = 2**32 - 2  # 2^32-1 means "no id" to the kernel
 MAX_EXTENDED = 1 << 20
+MAX_MAP = 64 << 20  # bytes of a header that is a map of holes: GNU tar's 0.0 takes some sixty for a pair
+MAX_PAIRS = 1 << 20  # of such a map
+MAX_GLOBAL = 8 << 10  # bytes of records, of which each entry to come takes a copy
 MAX_LONG_NAME = 1 << 16
-MAX_SIZE = 1 << 62
+MAX_SIZE = 1 << 62  # of files; no number of a header is larger
+_PIECE = 64 << 10
+_DIGITS = 20  # of a number in a record or map
 
 FILE, DIR, SYMLINK, HARDLINK, CHAR, BLOCK_DEVICE, FIFO = "file", "dir", "symlink", "hardlink", "char", "block", "fifo"
 
@@ -83,13 +88,14 @@ def members(descriptor: int, *, vouched: bool) -> Iterator[Member]:
 class _Extended:
     """What the extension headers before an entry say about it."""
 
-    __slots__ = ("link", "name", "records", "sparse_offsets")
+    __slots__ = ("further", "link", "name", "records", "sparse_offsets")
 
     def __init__(self) -> None:
         self.name: bytes | None = None
         self.link: bytes | None = None
         self.records: dict[str, bytes] = {}
         self.sparse_offsets: list[int] = []  # GNU.sparse 0.0 repeats its keys, so order counts
+        self.further = 0  # bytes of the headers after the first: a chain of them is not to have what one may not
 
 
 class _Reader:
@@ -122,7 +128,7 @@ class _Reader:
             size = self.number(fields[2], position)
             data = position + BLOCK
             if kind[0] in _EXTENSIONS:
-                extended = self.extension(kind, data, size, extended or _Extended(), position)
+                extended = self.extension(kind, data, size, extended, position)
                 position = self.after(data, size, position)
                 continue
             if kind not in _TYPES:
@@ -192,7 +198,10 @@ class _Reader:
     def parse_number(field: bytes, position: int) -> int:
         if field[0] & 0x80:
             first = field[0] & 0x7F if field[0] != 0xFF else 0xFF
-            return int.from_bytes(bytes([first]) + field[1:], "big", signed=field[0] == 0xFF)
+            value = int.from_bytes(bytes([first]) + field[1:], "big", signed=field[0] == 0xFF)
+            if not -MAX_SIZE <= value <= MAX_SIZE:
+                raise Corrupt(f"corrupt tar header at byte {position}: {field!r} is out of range")
+            return value
         text = field.split(b"\0", 1)[0].strip()
         if not text:
             return 0
@@ -224,28 +233,52 @@ class _Reader:
         mode, uid, gid = self.owner(fields[1], position)
         size = stored if kind == FILE else 0
         link = fields[6].split(b"\0", 1)[0] if kind in (HARDLINK, SYMLINK) else b""
-        rdev = (number(fields[8], position), number(fields[9], position)) if kind in (CHAR, BLOCK_DEVICE) else None
+        rdev = self.device(fields, position) if kind in (CHAR, BLOCK_DEVICE) else None
         if not 0 <= size <= MAX_SIZE:
             raise Corrupt(f"size {size} of the entry at byte {position} is out of range")
         mtime = number(fields[3], position), 0
         return Member(name, kind, mode, uid, gid, mtime, size, link, rdev, None, data, None)
 
-    def extension(self, kind: bytes, data: int, size: int, extended: _Extended, position: int) -> _Extended:
-        """Take in one extension header: a long name, PAX records, a volume label."""
-        limit = MAX_LONG_NAME if kind in b"LK" else MAX_EXTENDED
+    def device(self, fields: tuple[bytes, ...], position: int) -> tuple[int, int]:
+        """Parse the numbers of a device; who makes it knows which are too large."""
+        major, minor = self.number(fields[8], position), self.number(fields[9], position)
+        if major < 0 or minor < 0:
+            raise Corrupt(f"device {major}:{minor} of the entry at byte {position} is out of range")
+        return major, minor
+
+    def extension(
+        self, kind: bytes, data: int, size: int, extended: _Extended | None, position: int
+    ) -> _Extended | None:
+        """Take in one extension header, and return what is known of the next entry, if anything.
+
+        Global records and volume labels belong to no entry: an archive may have nothing else.
+        """
+        limit = MAX_LONG_NAME if kind in b"LK" else MAX_MAP if kind in b"xX" else MAX_EXTENDED
         if not 0 <= size <= limit:
             raise Corrupt(f"the extension header at byte {position} is too large: {size} bytes, {limit} at most")
         body = os.pread(self.descriptor, size, data)
         if len(body) != size:
             raise Corrupt(f"the archive is cut at byte {data + len(body)}, inside an extension header")
+        if kind == b"g":
+            self.global_records.update(pax_records(body, position, None))
+            self.global_records.pop("comment", None)  # says nothing; entries without records are read faster
+            if sum(len(key) + len(value) for key, value in self.global_records.items()) > MAX_GLOBAL:
+                raise Corrupt(f"the global records up to byte {position} have more than {MAX_GLOBAL} bytes")
+        if kind in b"gV":
+            return extended
+        if extended is None:
+            extended = _Extended()
+        else:
+            extended.further += size
+            if extended.further > MAX_EXTENDED:
+                raise Corrupt(f"the extension headers up to byte {position} are too large together")
         if kind == b"L":
             extended.name = body.split(b"\0", 1)[0]
         elif kind == b"K":
             extended.link = body.split(b"\0", 1)[0]
-        elif kind == b"g":
-            self.global_records.update(pax_records(body, position, None))
-        elif kind in b"xX":
-            extended.records.update(pax_records(body, position, extended.sparse_offsets))
+        else:
+            records = pax_records(body, position, extended.sparse_offsets)
+            extended.records.update(records if size <= MAX_EXTENDED else _few(records, position))
         return extended
 
     def extended_member(
@@ -265,6 +298,9 @@ class _Reader:
             member = _with_acl(member)
         if member.type == FILE:
             member = self.sparse_member(member, fields, records, extended, stored, position)
+        if b"\0" in member.name or b"\0" in member.link:
+            which = "name" if b"\0" in member.name else "link"
+            raise Corrupt(f"a NUL byte in the {which} of the entry at byte {position}")
         return member, stored
 
     old_sparse_blocks = 0
@@ -290,15 +326,13 @@ class _Reader:
             pairs, used = self.sparse_map_in_data(start, length, position)
             start, length = start + used, length - used
         elif "GNU.sparse.map" in records or extended.sparse_offsets:
-            text = records.get("GNU.sparse.map")
-            flat = [_decimal(n, position) for n in text.split(b",")] if text else extended.sparse_offsets
-            pairs = list(zip(flat[::2], flat[1::2], strict=len(flat) % 2 == 0))
+            pairs = _pairs(records.get("GNU.sparse.map"), extended.sparse_offsets, position)
             real = _decimal(records.get("GNU.sparse.size", b""), position)
         else:
             return member
         if not 0 <= real <= MAX_SIZE:
             raise Corrupt(f"size {real} of the sparse entry at byte {position} is out of range")
-        name = records.get("GNU.sparse.name", member.name)
+        name = records.get("GNU.sparse.name") or member.name
         return member._replace(name=name, size=real, segments=_segments(pairs, real, start, length, position))
 
     def old_sparse(self, position: int) -> tuple[list[tuple[int, int]], int]:
@@ -309,7 +343,7 @@ class _Reader:
         while more:
             self.old_sparse_blocks += 1
             block = os.pread(self.descriptor, BLOCK, position + BLOCK * self.old_sparse_blocks)
-            if len(block) != BLOCK or len(pairs) > MAX_EXTENDED:
+            if len(block) != BLOCK or len(pairs) > MAX_PAIRS:
                 raise Corrupt(f"the sparse map of the entry at byte {position} is cut or too large")
             pairs += self.sparse_pairs(block, 0, 21, position)
             more = block[504]
@@ -325,15 +359,27 @@ class _Reader:
 
     def sparse_map_in_data(self, start: int, stored: int, position: int) -> tuple[list[tuple[int, int]], int]:
         """Return the map that stands before the data of a PAX 1.0 sparse file, and the bytes that it takes."""
-        text = os.pread(self.descriptor, min(stored, MAX_EXTENDED), start)
-        count_text, _, rest = text.partition(b"\n")
-        count = _decimal(count_text, position)
-        numbers = rest.split(b"\n", 2 * count)[: 2 * count] if count <= MAX_EXTENDED else []
-        if len(numbers) != 2 * count:
-            raise Corrupt(f"the sparse map of the entry at byte {position} is cut or too large")
-        used = len(count_text) + 1 + sum(len(number) + 1 for number in numbers)
-        values = [_decimal(number, position) for number in numbers]
-        return list(zip(values[::2], values[1::2], strict=True)), (used + BLOCK - 1) // BLOCK * BLOCK
+        numbers: list[int] = []  # how many pairs there are, and these
+        used = 0
+        for line in self.map_lines(start, stored):
+            used += len(line) + 1
+            numbers.append(_decimal(line, position))
+            if numbers[0] > MAX_PAIRS:
+                break
+            if len(numbers) == 1 + 2 * numbers[0]:
+                pairs = list(zip(numbers[1::2], numbers[2::2], strict=True))
+                return pairs, (used + BLOCK - 1) // BLOCK * BLOCK
+        raise Corrupt(f"the sparse map of the entry at byte {position} is cut or too large")
+
+    def map_lines(self, start: int, stored: int) -> Iterator[bytes]:
+        """Yield the lines of a map, until one is longer than a number; what follows the map is data."""
+        rest = b""
+        end = start + stored
+        while start < end and len(rest) <= _DIGITS:
+            piece = os.pread(self.descriptor, min(end - start, _PIECE), start)
+            *lines, rest = (rest + piece).split(b"\n")
+            yield from lines
+            start += len(piece) or stored  # a file that ends early has no more
 
 
 def _prefix(fields: tuple[bytes, ...]) -> bytes:
@@ -357,14 +403,15 @@ def _decimal(text: bytes, position: int) -> int:
 
 def _time(text: bytes, position: int) -> tuple[int, int]:
     """Parse a PAX time, as in `-1.5`, into seconds and nanoseconds (0 to 999,999,999, rounded towards the past)."""
-    match = re.fullmatch(rb"(-?)([0-9]{1,18})(?:\.([0-9]*))?", text)
+    match = re.fullmatch(rb"(-?)([0-9]{1,18}|[1-8][0-9]{18})(?:\.([0-9]*))?", text)
     if match is None:
         raise Corrupt(f"{text[:40]!r} in the extension header of the entry at byte {position} is not a time")
-    nanoseconds = int((match[3] or b"").ljust(9, b"0")[:9])
-    seconds = int(match[2])
-    if match[1]:
-        return (-seconds - 1, 10**9 - nanoseconds) if nanoseconds else (-seconds, 0)
-    return seconds, nanoseconds
+    fraction = match[3] or b""
+    seconds, nanoseconds = int(match[2]), int(fraction.ljust(9, b"0")[:9])
+    if not match[1]:
+        return seconds, nanoseconds
+    nanoseconds += bool(fraction[9:].strip(b"0"))
+    return divmod(-(seconds * 10**9 + nanoseconds), 10**9)
 
 
 def pax_records(body: bytes, position: int, sparse: list[int] | None) -> Iterator[tuple[str, bytes]]:
@@ -380,6 +427,8 @@ def pax_records(body: bytes, position: int, sparse: list[int] | None) -> Iterato
             raise Corrupt(f"corrupt PAX header at byte {position}")
         key, _, value = record[:-1].partition(b"=")
         if sparse is not None and key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
+            if len(sparse) >= 2 * MAX_PAIRS:
+                raise Corrupt(f"the sparse map in the extension header at byte {position} is too large")
             sparse.append(_decimal(value, position))
         else:
             yield key.decode("utf-8", "surrogateescape"), value
@@ -415,12 +464,31 @@ def _overrides(records: dict[str, bytes], extended: _Extended, position: int) ->
         elif key.startswith("LIBARCHIVE.xattr."):
             name = unquote_to_bytes(key.removeprefix("LIBARCHIVE.xattr.")).decode("utf-8", "surrogateescape")
             xattrs.setdefault(name, _base64(value, position))
-    for field_name in ("name", "link"):
-        if b"\0" in bytes(changes.get(field_name, b"")):  # type: ignore[call-overload]
-            raise Corrupt(f"a NUL byte in the {field_name} of the entry at byte {position}")
     if xattrs:
         changes["xattrs"] = xattrs
     return changes
+
+
+def _few(records: Iterator[tuple[str, bytes]], position: int) -> Iterator[tuple[str, bytes]]:
+    """Yield the records of a header that only a map of holes may make so large."""
+    total = 0
+    for key, value in records:
+        if key != "GNU.sparse.map":
+            total += len(key) + len(value)
+            if total > MAX_EXTENDED:
+                raise Corrupt(f"the extension header at byte {position} is too large: {MAX_EXTENDED} bytes at most")
+        yield key, value
+
+
+def _pairs(text: bytes | None, flat: list[int], position: int) -> list[tuple[int, int]]:
+    """Return the map of PAX 0.1, which is one text, or of 0.0, whose numbers came one by one."""
+    if text and text.count(b",") < 2 * MAX_PAIRS:
+        flat = [_decimal(number, position) for number in text.split(b",")]
+    elif text:
+        raise Corrupt(f"the sparse map of the entry at byte {position} is too large")
+    if len(flat) % 2:
+        raise Corrupt(f"the sparse map of the entry at byte {position} is cut: an offset has no length")
+    return list(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _unquoted(name: str) -> str:

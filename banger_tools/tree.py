@@ -38,9 +38,11 @@ from banger_tools import collection, errors
 VERSION = 1
 MAX_PATH, MAX_NAME = 4096, 255
 MAX_ID = 2**32 - 2  # the next one means "no id" to the kernel
+MAX_MAJOR, MAX_MINOR = (1 << 12) - 1, (1 << 20) - 1
 
 Natural = Annotated[int, Meta(ge=0)]
 Size = Annotated[int, Meta(ge=0, le=2**62)]  # what no kernel's file reaches
+Seconds = Annotated[int, Meta(ge=-9 * 10**18, le=9 * 10**18 - 1)]  # what the kernel takes, in 19 digits
 Id = Annotated[int, Meta(ge=0, le=MAX_ID)]
 Nanoseconds = Annotated[int, Meta(ge=0, le=10**9 - 1)]
 Type = Literal["file", "dir", "symlink", "hardlink", "char", "block", "fifo"]
@@ -72,7 +74,7 @@ class Origin(Struct, frozen=True, omit_defaults=True, gc=False):
     """Which file of a folder has the data of an entry: its path in the folder, and its mtime when it was looked at."""
 
     path: str
-    mtime: tuple[int, Nanoseconds]
+    mtime: tuple[Seconds, Nanoseconds]
     path_b64: str | None = None
 
 
@@ -99,7 +101,7 @@ class Entry(Struct, omit_defaults=True, gc=False):
     mode: str = "0755"
     uid: Id = 0
     gid: Id = 0
-    mtime: tuple[int, Nanoseconds] = (0, 0)
+    mtime: tuple[Seconds, Nanoseconds] = (0, 0)
     size: Size = 0
     target: str | None = None
     rdev: tuple[Natural, Natural] | None = None
@@ -408,6 +410,15 @@ def _check_hardlink(entry: Entry, by_path: dict[bytes, Entry]) -> None:
     if target is None or target.type in ("hardlink", "dir"):
         found = "is not in the tree" if target is None else f"is a {target.type}"
         raise _Wrong(entry, f"is a hardlink to '{entry.target}', which {found}")
+
+
+def check_device(entry: Entry) -> None:
+    """Raise BadInput for a device whose numbers Linux does not have; tars and trees may."""
+    major, minor = entry.rdev or (0, 0)
+    if major > MAX_MAJOR or minor > MAX_MINOR:
+        raise errors.BadInput(
+            f"'{entry.path}' is device {major}:{minor}, and the most that Linux knows is {MAX_MAJOR}:{MAX_MINOR}"
+        )
 
 
 def new_entry(path: bytes, kind: str) -> Entry:

@@ -27,7 +27,8 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _HANDLE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _SPECIAL = {"char": stat.S_IFCHR, "block": stat.S_IFBLK, "fifo": stat.S_IFIFO}
-_REFUSALS = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.EINVAL)
+_REFUSALS = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.EINVAL, errno.E2BIG, errno.ERANGE)
+_XATTR_ROOM = 1 << 20  # more than all xattrs of a file may need, and the blocks that the filesystem adds
 _SET_IDS = 0o6000
 
 Target = int | str  # a descriptor, or a path that stands for one
@@ -126,6 +127,7 @@ class Unpacker:
 
     def make_special(self, entry: Entry, path: bytes, name: bytes, folder: int) -> None:
         """Make a device or a fifo; a device that this user may not make is left out."""
+        tree.check_device(entry)
         kind = _SPECIAL[entry.type]
         try:
             os.mknod(name, kind | 0o600, os.makedev(*entry.rdev) if entry.rdev else 0, dir_fd=folder)
@@ -189,9 +191,14 @@ class Unpacker:
             try:
                 os.setxattr(target, name, value)
             except OSError as error:
-                if error.errno not in _REFUSALS:
+                if error.errno not in _REFUSALS and not (error.errno == errno.ENOSPC and self.has_room()):
                     raise
                 self.missing.xattrs += 1
+
+    def has_room(self) -> bool:
+        """Tell whether the disk is not full: ext4 says so, too, where xattrs need more than the one block they get."""
+        disk = os.fstatvfs(self.root)
+        return disk.f_bavail * disk.f_frsize >= _XATTR_ROOM
 
 
 def unpack(found: Tree, contents: Contents, folder: Path) -> Missing:

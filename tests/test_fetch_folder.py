@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from banger_tools import tree
 from tests import folders, pulls, support, trees
 
 
@@ -57,6 +58,25 @@ def test_holes_stay_holes(banger_home: Path, tmp_path: Path) -> None:
     assert out.stat().st_blocks * 512 < 1 << 20 and out.stat().st_size == 500 << 20
     with open(out, "rb") as file:
         assert file.seek(300 << 20) and file.read(5000) == b"x" * 5000
+
+
+def test_file_of_20_000_pieces_is_merged_as_it_was_fetched(banger_home: Path, tmp_path: Path) -> None:
+    """The map of its holes has more than a megabyte."""
+    folder = tmp_path / "root"
+    folder.mkdir()
+    with open(folder / "holes", "wb") as file:
+        for number in range(20_000):
+            os.pwrite(file.fileno(), b"%d" % number, 8192 * number)
+        file.truncate(8192 * 20_000)
+    if (folder / "holes").stat().st_blocks * 512 > 100 << 20:
+        support.cannot("the filesystem of the tests has no holes of 4 KiB")
+    text = support.run_ok("bg-fetch", f"rootfs:{folder}")
+    assert support.manifest_of(text)["layers"][0]["tar_size"] < 100 << 20
+    support.run_ok("bg-flatten", "-C", tmp_path, stdin=text)
+    merged = trees.of_tree(tree.read(tmp_path / "tree.jsonl"))
+    owner = {"uid": os.geteuid(), "gid": os.getegid()} if os.geteuid() else {}  # who fetches is root in the image
+    ours = {path: one._replace(**owner) for path, one in merged.items()}
+    assert trees.differences(ours, trees.of_folder(folder)) == []
 
 
 def test_the_same_files_give_the_same_bytes_in_another_order_and_process(banger_home: Path, tmp_path: Path) -> None:

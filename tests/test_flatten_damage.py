@@ -30,14 +30,14 @@ def patched(place: int, data: bytes, **fields: Any) -> bytes:
     return bytes(raw)
 
 
-def pax(**records: str) -> bytes:
+def pax(kind: bytes = tarfile.XHDTYPE, **records: str) -> bytes:
     """Return a header that says more of the next member, and its records."""
     body = b""
     for key, value in records.items():
         record = b" " + key.replace("_", ".").encode() + b"=" + value.encode() + b"\n"
         length = len(record) + len(str(len(record) + 2))
         body += str(length).encode() + record
-    return header("pax", type=tarfile.XHDTYPE, size=len(body)) + padded(body)
+    return header("pax", type=kind, size=len(body)) + padded(body)
 
 
 def padded(data: bytes) -> bytes:
@@ -82,6 +82,52 @@ DAMAGED = {
         + padded(b"9\n1\n")
         + END,
         "the sparse map of the entry at byte",
+    ),
+    "map of holes that ends with an offset": (
+        pax(GNU_sparse_size="512", GNU_sparse_offset="0") + header() + END,
+        "an offset has no length",
+    ),
+    "map of more holes than may be": (
+        pax(GNU_sparse_size="512", GNU_sparse_map="0,0," * (1 << 20)) + header() + END,
+        "the sparse map of the entry at byte",
+    ),
+    "map of more holes than may be in data": (
+        pax(GNU_sparse_major="1", GNU_sparse_minor="0", GNU_sparse_realsize="9", GNU_sparse_name="x")
+        + header(size=512)
+        + padded(b"1048577\n0\n")
+        + END,
+        "is cut or too large",
+    ),
+    "name of a sparse file with a NUL": (
+        pax(GNU_sparse_major="1", GNU_sparse_minor="0", GNU_sparse_realsize="0", GNU_sparse_name="a\0b")
+        + header(size=512)
+        + padded(b"0\n")
+        + END,
+        "a NUL byte in the name",
+    ),
+    "name of a sparse file with a NUL, of one that is none": (
+        pax(GNU_sparse_name="a\0b") + header() + END,
+        "a NUL byte in the name",
+    ),
+    "link with a NUL": (pax(linkpath="a\0b") + header(type=tarfile.SYMTYPE) + END, "a NUL byte in the link"),
+    "time that no clock has": (patched(136, b"\x80" + b"\x7f" * 11) + END, "is out of range"),
+    "time before any clock": (patched(136, b"\xff\x80" + b"\0" * 10) + END, "is out of range"),
+    "time of twenty digits": (pax(mtime="9" * 20) + header() + END, "is not a time"),
+    "device of a negative number": (
+        patched(329, b"-000001\0", type=tarfile.CHRTYPE) + END,
+        "device -1:0 of the entry at byte 0 is out of range",
+    ),
+    "records of more than a megabyte": (
+        pax(comment="x" * 600_000, also="x" * 600_000) + header() + END,
+        "the extension header at byte 0 is too large",
+    ),
+    "records of more than a megabyte in several headers": (
+        pax(comment="x" * 600_000) * 3 + header() + END,
+        "are too large together",
+    ),
+    "records for all that are too large": (
+        pax(tarfile.XGLTYPE, SCHILY_xattr_user_x="x" * 10_000) + header() + END,
+        "more than 8192 bytes",
     ),
 }
 

@@ -54,6 +54,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "uid": {"path": "/a", "type": "dir", "uid": 2**32 - 1},
     "negative size": {"path": "/a", "type": "file", "size": -1},
     "nanoseconds": {"path": "/a", "type": "dir", "mtime": [0, 10**9]},
+    "a time that no kernel has": {"path": "/a", "type": "dir", "mtime": [2**63, 0]},
     "no data": {"path": "/a", "type": "file", "size": 1},
     "no such source": {"path": "/a", "type": "file", "size": 1, "data": [2, 0]},
     "a size beyond all": {"path": "/a", "type": "file", "size": 2**63, "data": [0, 0], "segments": []},

@@ -15,7 +15,6 @@ INODE_SIZE = 256
 XATTR_ROOM = INODE_SIZE - s.GOOD_OLD_INODE_SIZE - s.EXTRA_ISIZE
 FIRST_FREE_INO = s.LOST_FOUND_INO + 1
 LOST_FOUND_BLOCKS = 4
-MAX_MAJOR, MAX_MINOR = (1 << 12) - 1, (1 << 20) - 1
 MAX_FILE = ((1 << 32) - 1) * BLOCK  # block numbers in a file have 32 bits, and the last one means the end
 LOST_FOUND = b"/lost+found"
 
@@ -114,11 +113,8 @@ def _measure(item: Item, path: bytes, folders: dict[bytes, Item]) -> None:
         if len(item.target) >= BLOCK:
             raise errors.BadInput(f"the target of symlink '{entry.path}' has {len(item.target)} bytes, 4095 at most")
         item.blocks = int(len(item.target) >= s.MAX_SYMLINK_INLINE)
-    elif entry.rdev is not None and (entry.rdev[0] > MAX_MAJOR or entry.rdev[1] > MAX_MINOR):
-        major, minor = entry.rdev
-        raise errors.BadInput(
-            f"'{entry.path}' is device {major}:{minor}, and the most that Linux knows is {MAX_MAJOR}:{MAX_MINOR}"
-        )
+    else:
+        tree.check_device(entry)
 
 
 def _measure_xattrs(item: Item) -> None:
