@@ -85,7 +85,7 @@ def test_tour_does_what_it_shows(bootable_home: Path, tmp_path: Path) -> None:
     (home / "cache").symlink_to(bootable_home / "cache")  # the packages of the kernel
     catalog = {
         "schema": "banger-catalog/1",
-        "images": [{"name": "debian-bookworm", "source": "docker.io/library/alpine:3.20"}],
+        "images": [{"name": "debian-bookworm", "source": f"docker.io/library/{tutorials.IMAGE}"}],
     }
     (tmp_path / "catalog.json").write_text(json.dumps(catalog))
     lines = []

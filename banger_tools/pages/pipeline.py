@@ -3,16 +3,20 @@ r"""banger-pipeline: a tutorial of the pipe, stage by stage
 Description:
   From the name of an image to a machine that runs it, by hand: every stage once, a look at the file that it leaves, a
   change between two stages, a Makefile, and what to do when a stage fails. It takes a quarter of an hour, a network,
-  and the programs jq(1), e2fsck(8) and debugfs(8). Lines that begin with `$` are typed; what is shown below one is
-  what it says, with `...` for what differs from machine to machine, and without the version that debugfs(8) tells
-  each time.
+  a host of Debian or Ubuntu for the kernel, and the programs jq(1), make(1), e2fsck(8) and debugfs(8). Lines that begin
+  with `$` are typed into a bash(1); what is shown below one is what it says, with `...` for what differs from host to
+  host, and without the version that debugfs(8) tells each time.
+
+  An ordinary user's PATH lacks the folder of the last two:
+
+    $ PATH=$PATH:/usr/sbin:/sbin
 
 The whole pipe:
   An image becomes bootable in seven steps. Each is a program that reads a JSON manifest on its stdin, does one thing,
   and prints the manifest with one more section:
 
     $ mkdir tour && cd tour
-    $ bg-fetch alpine:3.20 | bg-flatten | bg-mkext4 | bg-chown | bg-inject | bg-seed >whole.json
+    $ bg-fetch debian:bookworm-slim | bg-flatten | bg-mkext4 | bg-chown | bg-inject | bg-seed >whole.json
     $ jq -r '.history[].tool' whole.json
     bg-fetch
     bg-flatten
@@ -21,9 +25,9 @@ The whole pipe:
     bg-inject
     bg-seed
 
-  `banger build alpine:3.20` runs the same pipe, and `banger image pull alpine:3.20` the same pipe and bg-publish(1).
-  With `-v` they show the pipe that they run, ready to be pasted. Neither knows anything that the programs do not: what
-  follows holds for them, too.
+  `banger build --to seed debian:bookworm-slim` runs the same pipe; without `--to` it publishes, too, and leaves the
+  artifacts here. `banger image pull debian:bookworm-slim` publishes and keeps none. With `-v` they show the pipe that
+  they run, ready to be pasted. Neither knows anything that the programs do not: what follows holds for them, too.
 
   The files lie in the folder where the pipe ran, or in that of `-C`:
 
@@ -38,15 +42,15 @@ Fetch:
   Layers are fetched, checked against their digests, and decompressed once, into the cache; nothing is extracted. The
   manifest says what was asked for, what it turned out to be, and where each layer is:
 
-    $ bg-fetch alpine:3.20 >fetched.json
+    $ bg-fetch debian:bookworm-slim >fetched.json
     $ jq -r '.source.requested' fetched.json
-    alpine:3.20
+    debian:bookworm-slim
     $ jq '.layers | length' fetched.json
     1
     $ tar -tf "$(jq -r '.layers[0].path' fetched.json)" >contents
 
   A source may as well be a folder or a tar that is here (`rootfs:FILE`), packages (`apt:bookworm`), or what docker or
-  podman have: bg-fetch(1) lists them. `bg-fetch --inspect alpine:3.20` looks and fetches no layer.
+  podman have: bg-fetch(1) lists them. `bg-fetch --inspect debian:bookworm-slim` looks, and fetches no layer.
 
 Flatten:
   The layers become one tree, as a container runtime would see it. It is a text file, one JSON object a line, the
@@ -56,10 +60,11 @@ Flatten:
     $ head -n 1 tree.jsonl | jq -c '[.tree, .entries > 0]'
     [1,true]
     $ jq -r 'select(.type == "file") | [.size, .path] | @tsv' tree.jsonl | sort -n | tail -n 3
-    $ jq -r 'select(.mode // "" | test("^[2467]...$")) | .path' tree.jsonl
+    $ jq -r 'select(.mode // "" | test("^[1-7]...$")) | .path' tree.jsonl
     $ grep -c '"type":"symlink"' tree.jsonl
 
-  The second of these lists the largest files, the third all set-user-id and set-group-id files and sticky folders.
+  The first jq shows the version, the second lists the largest files, the third everything set-user-id, set-group-id or
+  sticky.
 
 Make the disk:
   mke2fs(8) lays out an empty filesystem and bg-mkext4(1) fills it, owners, devices, capabilities and all, without
@@ -72,8 +77,8 @@ Make the disk:
     $ jq .rootfs.size disk.json
 
 Owners:
-  bg-chown(1) has nothing to do after bg-mkext4(1), and says so. It is there for disks that another program made, and
-  for what you want otherwise:
+  bg-chown(1) has nothing to do after bg-mkext4(1), and says so with `-v`. It is there for disks that another program
+  made, and for what you want otherwise:
 
     $ bg-chown --check disk.json; echo $?
     0
@@ -98,6 +103,9 @@ The home:
     $ jq -r '.work_seed.home' seeded.json
     /root
 
+  An image whose /root is empty, as that of alpine, has no seed: bg-seed(1) warns, the pipe goes on, and /root of its
+  machines begins empty.
+
 Publish and boot:
   Until here all files are yours. bg-publish(1) puts copies of them and a kernel into the store, whole or not at all;
   from then on the image has a name, and machines can be made of it:
@@ -111,11 +119,11 @@ Publish and boot:
 Change something between two stages:
   What stands between two stages is a file, so anything may be put between them. Leave out what matches:
 
-    $ bg-flatten --exclude='/usr/share/man' -o slim.jsonl fetched.json | bg-mkext4 -o slim.ext4 >slim.json
+    $ bg-flatten --exclude='/usr/share/doc' -o slim.jsonl fetched.json | bg-mkext4 -o slim.ext4 >slim.json
 
   The same with jq, which can do more. An edited tree is given by name, for it is no longer the one of the manifest:
 
-    $ jq -c 'select(.path // "" | startswith("/usr/share/man") | not)' tree.jsonl >edited.jsonl
+    $ jq -c 'select(.path // "" | startswith("/usr/share/doc") | not)' tree.jsonl >edited.jsonl
     $ bg-mkext4 -o edited.ext4 edited.jsonl >edited.json
     $ jq -c 'if .path == "/etc/passwd" then .mode = "0600" else . end' tree.jsonl >strict.jsonl
 
@@ -126,7 +134,8 @@ Change something between two stages:
     $ debugfs -R 'cat /etc/motd' more.ext4
     hello
 
-  Or have a folder to edit by hand, as an ordinary user; the tree remembers the owners:
+  Or have a folder to edit by hand. An ordinary user is warned of what such a folder cannot have, as owners; the tree
+  remembers them:
 
     $ bg-flatten --dir rootfs -o rootfs.jsonl fetched.json >unpacked.json
     $ echo edited >rootfs/etc/motd
@@ -140,7 +149,7 @@ Change something between two stages:
 In a Makefile:
   Each stage is a target, its manifest is the file, and make(1) runs what is out of date:
 
-    REF = alpine:3.20
+    REF = debian:bookworm-slim
     all: web.published
     %.fetched: ; bg-fetch $(REF) >$@
     %.flat: %.fetched ; bg-flatten -f -o $*.jsonl $(FLATTEN) $< >$@
@@ -207,6 +216,7 @@ Clean up:
   What was published is removed by name, what was fetched when it gets old (`banger cache prune`), and the rest is
   this folder:
 
+    $ banger image delete tour web
     $ cd .. && rm -r tour
 
 See also:
