@@ -68,6 +68,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from banger_tools import errors, locations, sizes, typed
+from banger_tools.typed import about
 
 LIMIT = 1 << 20
 HOME = "/root"  # where the guest has its work disk
@@ -78,77 +79,72 @@ _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`")
 _Kind = TypeVar("_Kind")
 
 
-def _about(text: str) -> Meta:
-    """Return the description of a key, which banger-config(5) shows."""
-    return Meta(description=text)
-
-
 class VmDefaults(Struct, rename="kebab", forbid_unknown_fields=True, frozen=True):
     """What a new machine has where its command line does not say otherwise."""
 
-    image: Annotated[str | None, _about("What --image takes; debian-bookworm if not given.")] = None
+    image: Annotated[str | None, about("What --image takes; debian-bookworm if not given.")] = None
     cpus: Annotated[
         Annotated[int, Meta(ge=1, le=255)] | None,
-        _about("Virtual CPUs; half as many as this host has if not given, 1 to 4."),
+        about("Virtual CPUs; half as many as this host has if not given, 1 to 4."),
     ] = None
-    memory: Annotated[str | None, _about("Memory, as in 2G; an eighth of this host's if not given, 1G to 4G.")] = None
-    disk: Annotated[str | None, _about("Size that root disks are grown to, if they are smaller.")] = None
+    memory: Annotated[str | None, about("Memory, as in 2G; an eighth of this host's if not given, 1G to 4G.")] = None
+    disk: Annotated[str | None, about("Size that root disks are grown to, if they are smaller.")] = None
     work_disk: Annotated[
-        str | None, _about("Size of work disks; 1G if not given and the image has a work seed, else none.")
+        str | None, about("Size of work disks; 1G if not given and the image has a work seed, else none.")
     ] = None
-    vmm: Annotated[Literal["auto", "firecracker", "qemu"] | None, _about("Monitor; auto if not given.")] = None
-    net: Annotated[Literal["user", "tap", "none"] | None, _about("Network; user if not given.")] = None
-    ssh_key: Annotated[str | None, _about("File of public keys that may log in as root; none if not given.")] = None
-    git_identity: Annotated[str | None, _about("Who root's commits are by, as --git-identity takes it.")] = None
+    vmm: Annotated[Literal["auto", "firecracker", "qemu"] | None, about("Monitor; auto if not given.")] = None
+    net: Annotated[Literal["user", "tap", "none"] | None, about("Network; user if not given.")] = None
+    ssh_key: Annotated[str | None, about("File of public keys that may log in as root; none if not given.")] = None
+    git_identity: Annotated[str | None, about("Who root's commits are by, as --git-identity takes it.")] = None
     timeout: Annotated[
-        Annotated[float, Meta(gt=0, le=86400)] | None, _about("Seconds to wait for a machine; 120 if not given.")
+        Annotated[float, Meta(gt=0, le=86400)] | None, about("Seconds to wait for a machine; 120 if not given.")
     ] = None
 
 
 class FileSync(Struct, rename="kebab", forbid_unknown_fields=True, frozen=True):
     """A file of this host that machines get onto their work disks."""
 
-    host: Annotated[str, _about("The file here.")]
-    guest: Annotated[str, _about("Its path in the machine; below /root.")]
+    host: Annotated[str, about("The file here.")]
+    guest: Annotated[str, about("Its path in the machine; below /root.")]
     mode: Annotated[
-        Annotated[str, Meta(pattern=_MODE)], _about("Its permissions there, in octal; 0600 if not given.")
+        Annotated[str, Meta(pattern=_MODE)], about("Its permissions there, in octal; 0600 if not given.")
     ] = "0600"
 
 
 class Registry(Struct, rename="kebab", forbid_unknown_fields=True, frozen=True):
     """How one registry is reached; HOST is its name, with a port if it needs one."""
 
-    mirrors: Annotated[tuple[str, ...], _about("Asked in this order before the registry itself.")] = ()
-    plain_http: Annotated[bool, _about("Whether to speak without TLS.")] = False
-    ca_file: Annotated[str | None, _about("Certificates that are trusted as well, in PEM.")] = None
-    cert_file: Annotated[str | None, _about("The certificate that says who we are, in PEM.")] = None
-    key_file: Annotated[str | None, _about("Its key, if not in the same file.")] = None
+    mirrors: Annotated[tuple[str, ...], about("Asked in this order before the registry itself.")] = ()
+    plain_http: Annotated[bool, about("Whether to speak without TLS.")] = False
+    ca_file: Annotated[str | None, about("Certificates that are trusted as well, in PEM.")] = None
+    cert_file: Annotated[str | None, about("The certificate that says who we are, in PEM.")] = None
+    key_file: Annotated[str | None, about("Its key, if not in the same file.")] = None
 
 
 class Catalog(Struct, rename="kebab", forbid_unknown_fields=True, frozen=True):
     """Where a catalog is: a file or a URL."""
 
-    file: Annotated[str | None, _about("A file; what it names is relative to it.")] = None
-    url: Annotated[str | None, _about("An address; a copy of what is there is kept for a day.")] = None
+    file: Annotated[str | None, about("A file; what it names is relative to it.")] = None
+    url: Annotated[str | None, about("An address; a copy of what is there is kept for a day.")] = None
 
 
 class Network(Struct, rename="kebab", forbid_unknown_fields=True, frozen=True):
     """Where machines on taps have their addresses from."""
 
-    subnet: Annotated[str, _about("An IPv4 network that no route of this host leads to.")] = "172.16.0.0/16"
-    bridge: Annotated[str, _about("The device that has it; its name begins with banger.")] = "banger"
-    gateway: Annotated[str | None, _about("This host's own address in it; the first one if not given.")] = None
-    dns: Annotated[tuple[str, ...], _about("Name servers for the machines; this host's if not given.")] = ()
+    subnet: Annotated[str, about("An IPv4 network that no route of this host leads to.")] = "172.16.0.0/16"
+    bridge: Annotated[str, about("The device that has it; its name begins with banger.")] = "banger"
+    gateway: Annotated[str | None, about("This host's own address in it; the first one if not given.")] = None
+    dns: Annotated[tuple[str, ...], about("Name servers for the machines; this host's if not given.")] = ()
 
 
 class Config(Struct, forbid_unknown_fields=True, frozen=True):
     """All of it may be left out, and the file, too."""
 
-    vm_defaults: VmDefaults = VmDefaults()
-    file_sync: tuple[FileSync, ...] = ()
-    registries: dict[str, Registry] = field(default_factory=dict)
-    catalogs: tuple[Catalog, ...] = ()
-    network: Network = Network()
+    vm_defaults: Annotated[VmDefaults, about("What new machines have.")] = VmDefaults()
+    file_sync: Annotated[tuple[FileSync, ...], about("Files for every machine.")] = ()
+    registries: Annotated[dict[str, Registry], about("By the names of their hosts.")] = field(default_factory=dict)
+    catalogs: Annotated[tuple[Catalog, ...], about("Asked in this order.")] = ()
+    network: Annotated[Network, about("Of machines with --net tap.")] = Network()
 
 
 TABLES: dict[str, type[Struct]] = {

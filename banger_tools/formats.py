@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from types import ModuleType
-from typing import Any, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 from banger_tools import roff
 
@@ -54,10 +54,11 @@ def _tables(struct: Any) -> dict[str, Any]:
     forms = {dict: "[{}.HOST]", tuple: "[[{}]]", None: "[{}]"}
     tables = {}
     for field in msgspec.structs.fields(struct):
-        inner = [one for one in (field.type, *get_args(field.type)) if isinstance(one, type)]
+        kind = get_args(field.type)[0] if get_origin(field.type) is Annotated else field.type
+        inner = [one for one in (kind, *get_args(kind)) if isinstance(one, type)]
         for one in inner:
             if get_origin(one) is None and issubclass(one, msgspec.Struct):
-                tables[forms[get_origin(field.type)].format(field.encode_name)] = one
+                tables[forms[get_origin(kind)].format(field.encode_name)] = one
     return tables
 
 
@@ -105,6 +106,7 @@ def _fixed_keys() -> Iterator[str]:
         ("name", "A friendly name, which artifacts and images get by default."),
         ("image", "The configuration of the OCI image, as it came: Env, Entrypoint, Cmd, User, WorkingDir, Labels."),
         ("origin", "Of an image out of a bundle: the `source` of what the bundle was made from."),
+        ("work_seed_reason", "Why there is no work seed, if `work_seed` is null."),
         (
             "history",
             "What was run: an array of objects with `tool`, `version` and the `options` that shaped the result.",

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from banger_tools import __version__, errors, typed
+from banger_tools.typed import about
 
 SCHEMA = "banger-manifest/1"
 LIMIT = 16 << 20
@@ -30,146 +31,145 @@ EXT4_TYPE = "application/vnd.banger.ext4"
 class Platform(Struct, frozen=True, rename={"os_name": "os"}, omit_defaults=True):
     """What an image was built for, in the words of the OCI image index."""
 
-    architecture: str
-    os_name: str = "linux"
-    variant: str | None = None
+    architecture: Annotated[str, about("amd64, arm64 and so on.")]
+    os_name: Annotated[str, about("linux, if not given.")] = "linux"
+    variant: Annotated[str | None, about("As in v8.")] = None
 
 
 class Source(Struct, frozen=True, omit_defaults=True):
     """What was asked for, and what it turned out to be."""
 
-    requested: str
-    kind: str
-    resolved: str | None = None
-    digest: Digest | None = None
-    platform: Platform | None = None
+    requested: Annotated[str, about("The REF as it was given.")]
+    kind: Annotated[
+        str,
+        about("registry, oci, oci-archive, docker-archive, docker-daemon, podman, rootfs, bundle or apt."),
+    ]
+    resolved: Annotated[str | None, about("The REF spelled out; of apt: with the date of the release.")] = None
+    digest: Annotated[Digest | None, about("That of the image's manifest, or of the bundle.")] = None
+    platform: Annotated[Platform | None, about("What the image was built for: architecture, os and variant.")] = None
 
 
 class Layer(Struct, frozen=True, rename={"media_type": "mediaType"}, omit_defaults=True):
-    """One layer: `path` is its plain tar of `tar_size` bytes, whose digest is `diff_id`.
+    """One layer, the oldest first: a plain tar in the cache, and the blob that it came in."""
 
-    `digest`, `mediaType` and `size` are those of the blob that it came in.
-    """
-
-    diff_id: Digest
-    path: str
-    tar_size: Size
-    digest: Digest | None = None
-    media_type: str | None = None
-    size: Size | None = None
+    diff_id: Annotated[Digest, about("Digest of the tar.")]
+    path: Annotated[str, about("The tar.")]
+    tar_size: Annotated[Size, about("Its bytes.")]
+    digest: Annotated[Digest | None, about("Digest of the blob.")] = None
+    media_type: Annotated[str | None, about("What the blob is, in the words of OCI or docker.")] = None
+    size: Annotated[Size | None, about("Bytes of the blob.")] = None
 
 
 class Tree(Struct, frozen=True, rename={"media_type": "mediaType"}):
     """The merged file tree of a root filesystem, as a tree.jsonl file."""
 
-    path: str
-    digest: Digest
-    size: Size
-    entries: Size
-    bytes: Size
-    media_type: str = TREE_TYPE
+    path: Annotated[str, about("The tree.jsonl; banger-tree(5) describes it.")]
+    digest: Annotated[Digest, about("Digest of that file.")]
+    size: Annotated[Size, about("Its bytes.")]
+    entries: Annotated[Size, about("How many files, folders and others the tree has.")]
+    bytes: Annotated[Size, about("Bytes of the content of all its files.")]
+    media_type: Annotated[str, about("What the file is.")] = TREE_TYPE
 
 
 class Rootfs(Struct, frozen=True, rename={"media_type": "mediaType"}):
     """A root filesystem as one ext4 file; its bytes change as later stages edit it, so it has no digest."""
 
-    path: str
-    size: Size
-    uuid: str
-    label: str
-    free_bytes: Size
-    free_inodes: Size
-    media_type: str = EXT4_TYPE
+    path: Annotated[str, about("The ext4 file.")]
+    size: Annotated[Size, about("Its bytes; it has holes, and takes less on the disk.")]
+    uuid: Annotated[str, about("UUID of the filesystem.")]
+    label: Annotated[str, about("Label of the filesystem.")]
+    free_bytes: Annotated[Size, about("Bytes of free blocks in it.")]
+    free_inodes: Annotated[Size, about("Inodes that are free in it.")]
+    media_type: Annotated[str, about("What the file is.")] = EXT4_TYPE
 
 
 class Ownership(Struct, frozen=True, omit_defaults=True):
-    """How many inodes are what the tree says, and how many of them had to be set right.
+    """What was found of owners and modes; the last two only of an image that was edited by hand."""
 
-    Of an image that was edited by hand: how many of its names the tree lacks, and how many of the tree's it lacks.
-    """
-
-    checked: Size
-    changed: Size
-    new: Size = 0
-    missing: Size = 0
+    checked: Annotated[Size, about("Inodes that are now what the tree says.")]
+    changed: Annotated[Size, about("Those of them that had to be set right.")]
+    new: Annotated[Size, about("Names that only the image has.")] = 0
+    missing: Annotated[Size, about("Names that only the tree has.")] = 0
 
 
 class Guest(Struct, frozen=True):
     """What was put into the root filesystem so that it boots and answers."""
 
-    architecture: str
-    agent: Digest | None
-    files: list[str]
-    ssh_keys: Size = 0
+    architecture: Annotated[str, about("That of the guest program: amd64 or arm64.")]
+    agent: Annotated[Digest | None, about("Digest of the guest program; null with --no-agent.")]
+    files: Annotated[list[str], about("Paths in the image of all that was put in.")]
+    ssh_keys: Annotated[Size, about("How many keys may log in as root.")] = 0
 
 
 class WorkSeed(Struct, frozen=True, rename={"media_type": "mediaType"}):
-    """The image's /root as an ext4 file of its own."""
+    """The image's /root as an ext4 file of its own; null if there is none, and `work_seed_reason` says why."""
 
-    path: str
-    size: Size
-    uuid: str
-    home: str
-    entries: Size
-    media_type: str = EXT4_TYPE
+    path: Annotated[str, about("The ext4 file.")]
+    size: Annotated[Size, about("Its bytes; it has holes, and takes less on the disk.")]
+    uuid: Annotated[str, about("UUID of the filesystem.")]
+    home: Annotated[str, about("The folder of the image that was copied.")]
+    entries: Annotated[Size, about("How many files, folders and others it has.")]
+    media_type: Annotated[str, about("What the file is.")] = EXT4_TYPE
 
 
 class Kernel(Struct, frozen=True, omit_defaults=True):
-    """A kernel in the cache, in the store or beside an image: `kernel` is what Firecracker boots, `vmlinuz` a bzImage.
+    """A kernel in the cache, in the store or beside an image."""
 
-    `digest` is that of the folder of a kernel in the cache.
-    """
-
-    name: str
-    version: str
-    architecture: str
-    kernel: str
-    vmlinuz: str | None = None
-    initrd: str | None = None
-    modules: str | None = None
-    digest: Digest | None = None
+    name: Annotated[str, about("Its name in the store.")]
+    version: Annotated[str, about("As `uname -r` prints it.")]
+    architecture: Annotated[str, about("amd64 or arm64.")]
+    kernel: Annotated[str, about("The file that Firecracker boots.")]
+    vmlinuz: Annotated[str | None, about("The same kernel as a bzImage.")] = None
+    initrd: Annotated[str | None, about("The initrd that goes with it.")] = None
+    modules: Annotated[str | None, about("Folder of the modules that a boot needs.")] = None
+    digest: Annotated[Digest | None, about("Of a kernel in the cache: digest of its folder.")] = None
 
 
 class Published(Struct, frozen=True, omit_defaults=True):
-    """An image in the store: its folder, and the files in it by name.
+    """An image in the store: its folder, and the files in it."""
 
-    `digests` are those of its disks, by the names of their files: SHA-256 over the size, and over each piece of 64 KiB
-    that is not all zeros, after its number (size and numbers as 8 bytes, little-endian; the last piece filled up).
-    """
-
-    name: str
-    path: str
-    rootfs: str
-    work_seed: str | None = None
-    kernel: Kernel | None = None
-    digests: dict[str, Digest] = {}
+    name: Annotated[str, about("Its name in the store.")]
+    path: Annotated[str, about("Its folder.")]
+    rootfs: Annotated[str, about("The disk of its root filesystem.")]
+    work_seed: Annotated[str | None, about("The disk of its work seed.")] = None
+    kernel: Annotated[Kernel | None, about("As the section `kernel`; none: it is chosen at boot.")] = None
+    digests: Annotated[
+        dict[str, Digest],
+        about(
+            "Those of its disks, by the names of their files: SHA-256 over the size, and over each piece of 64 KiB"
+            " that is not all zeros, after its number (both as 8 bytes, little-endian; the last piece filled up)."
+        ),
+    ] = {}
 
 
 class Bundle(Struct, frozen=True):
-    """The image as a bundle: its file, the SHA-256 of it in hex, and the entry of a catalog (banger-catalog(5))."""
+    """The image as a bundle, one file."""
 
-    path: str
-    sha256: str
-    size: Size
-    entry: dict[str, str | int]
+    path: Annotated[str, about("The file.")]
+    sha256: Annotated[str, about("SHA-256 of the file, in hex.")]
+    size: Annotated[Size, about("Its bytes.")]
+    entry: Annotated[dict[str, str | int], about("Its entry for a catalog: banger-catalog(5).")]
 
 
 class Vm(Struct, frozen=True, omit_defaults=True):
-    """A virtual machine: its folder, its VMM, and how to reach it; `reason` says why it is in its state."""
+    """A virtual machine: what it is, how it is, and how to reach it."""
 
-    name: str
-    path: str
-    vmm: str
-    pid: int
-    state: str
-    console: str
-    accelerator: str | None = None
-    cpus: int | None = None
-    memory: int | None = None
-    publish: list[str] = []
-    address: str | None = None
-    boot_seconds: float | None = None
-    reason: str | None = None
+    name: Annotated[str, about("Its name in the store, and its host name.")]
+    path: Annotated[str, about("Its folder: vm.json, the disks, sockets and logs.")]
+    vmm: Annotated[str, about("Its monitor: qemu or firecracker.")]
+    pid: Annotated[int, about("Process of the monitor; 0 if it does not run.")]
+    state: Annotated[
+        str,
+        about("running, stopped or ended, or another word of the monitor, such as paused; as in banger-vm-list(1)."),
+    ]
+    console: Annotated[str, about("Log of its console.")]
+    accelerator: Annotated[str | None, about("kvm or tcg, as of the last start.")] = None
+    cpus: Annotated[int | None, about("Virtual CPUs.")] = None
+    memory: Annotated[int | None, about("Bytes of memory.")] = None
+    publish: Annotated[list[str], about("Forwarded ports: ADDRESS:PORT:GUESTPORT/PROTOCOL.")] = []
+    address: Annotated[str | None, about("Its IPv4 address on a tap.")] = None
+    boot_seconds: Annotated[float | None, about("Seconds that the last start took, until the agent answered.")] = None
+    reason: Annotated[str | None, about("Why it is in its state, if that is known.")] = None
 
 
 SECTIONS: Mapping[str, Any] = {

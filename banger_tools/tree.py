@@ -34,6 +34,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from banger_tools import collection, errors
+from banger_tools.typed import about
 
 VERSION = 1
 MAX_PATH, MAX_NAME = 4096, 255
@@ -64,53 +65,56 @@ class SourceFile(Struct, frozen=True, omit_defaults=True):
     Offsets count from the beginning of that file; in a folder, from that of the file which the entry's origin names.
     """
 
-    path: str
-    diff_id: str | None = None
-    size: int | None = None
-    folder: bool = False
+    path: Annotated[str, about("The file or the folder.")]
+    diff_id: Annotated[str | None, about("Of a layer: the digest of its tar.")] = None
+    size: Annotated[int | None, about("Bytes of the file.")] = None
+    folder: Annotated[bool, about("Whether it is a folder.")] = False
 
 
 class Origin(Struct, frozen=True, omit_defaults=True, gc=False):
-    """Which file of a folder has the data of an entry: its path in the folder, and its mtime when it was looked at."""
+    """Which file of a folder has the data of an entry."""
 
-    path: str
-    mtime: tuple[Seconds, Nanoseconds]
-    path_b64: str | None = None
+    path: Annotated[str, about("Its path in the folder.")]
+    mtime: Annotated[tuple[Seconds, Nanoseconds], about("Its mtime when it was looked at: seconds and nanoseconds.")]
+    path_b64: Annotated[str | None, about("The exact path in base64, if it is not UTF-8.")] = None
 
 
 class Header(Struct, frozen=True):
-    """The first line: the version, the data sources, and how many entries and bytes of content follow."""
+    """The first line."""
 
-    tree: int
-    sources: list[SourceFile]
-    entries: int
-    bytes: int
+    tree: Annotated[int, about("The version of the format.")]
+    sources: Annotated[list[SourceFile], about("Where the content of files is.")]
+    entries: Annotated[int, about("How many lines follow.")]
+    bytes: Annotated[int, about("Bytes of the content of all files.")]
 
 
 class Entry(Struct, omit_defaults=True, gc=False):
-    """One name in the tree.
+    """One name in the tree. A hardlink has nothing but its path and its target."""
 
-    mode: four octal digits, no type bits. mtime: seconds and nanoseconds. data: [source, offset] of `size` bytes;
-    a sparse file has `segments` [offset in the file, offset in the source, length] and data's offset is unused.
-    xattrs: values in base64. rdev: [major, minor]. A hardlink has nothing but its path and its target.
-    origin: where the data stands if the source is a folder.
-    """
-
-    path: str
-    type: Type
-    mode: str = "0755"
-    uid: Id = 0
-    gid: Id = 0
-    mtime: tuple[Seconds, Nanoseconds] = (0, 0)
-    size: Size = 0
-    target: str | None = None
-    rdev: tuple[Natural, Natural] | None = None
-    xattrs: dict[str, str] | None = None
-    data: tuple[Natural, Natural] | None = None
-    segments: Segments | None = None
-    origin: Origin | None = None
-    path_b64: str | None = None
-    target_b64: str | None = None
+    path: Annotated[str, about("Absolute in the guest.")]
+    type: Annotated[Type, about("What it is.")]
+    mode: Annotated[str, about("Permissions, four octal digits without the bits of the type.")] = "0755"
+    uid: Annotated[Id, about("Owner.")] = 0
+    gid: Annotated[Id, about("Group.")] = 0
+    mtime: Annotated[tuple[Seconds, Nanoseconds], about("Seconds since 1970, and nanoseconds.")] = (0, 0)
+    size: Annotated[Size, about("Bytes of a file.")] = 0
+    target: Annotated[str | None, about("Of a symlink its text, of a hardlink the path of its first name.")] = None
+    rdev: Annotated[tuple[Natural, Natural] | None, about("Of a device: major and minor.")] = None
+    xattrs: Annotated[dict[str, str] | None, about("Extended attributes by name, the values in base64.")] = None
+    data: Annotated[
+        tuple[Natural, Natural] | None,
+        about("Where the content is: place of its source in the header, and offset there."),
+    ] = None
+    segments: Annotated[
+        Segments | None,
+        about(
+            "Of a file with holes: offset in it, offset in the source, and length of each piece; the offset of `data`"
+            " is not used then."
+        ),
+    ] = None
+    origin: Annotated[Origin | None, about("Where the data stands, if the source is a folder.")] = None
+    path_b64: Annotated[str | None, about("The exact path in base64, if it is not UTF-8.")] = None
+    target_b64: Annotated[str | None, about("The exact target in base64, if it is not UTF-8.")] = None
 
 
 class Tree(NamedTuple):

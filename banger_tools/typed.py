@@ -11,6 +11,11 @@ import msgspec
 from banger_tools import errors
 
 
+def about(text: str) -> msgspec.Meta:
+    """Return the description of a key, which the page of its format shows."""
+    return msgspec.Meta(description=text)
+
+
 def object_of_schema(text: str | bytes, schema: str, kind: str, origin: str) -> dict[str, Any]:
     """Return the JSON object in a text, whose `schema` is the one wanted; `kind` is what it is to be ("a manifest").
 

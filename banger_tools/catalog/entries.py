@@ -38,6 +38,7 @@ from msgspec import Meta, Struct
 from banger_tools import errors, typed
 from banger_tools.oci import reference
 from banger_tools.oci.reference import Reference
+from banger_tools.typed import about
 
 SCHEMA = "banger-catalog/1"
 LIMIT = 16 << 20
@@ -49,21 +50,17 @@ Size = Annotated[int, Meta(ge=1)]
 
 
 class Entry(Struct, frozen=True, omit_defaults=True):
-    """An image: either a bundle (`url`, `sha256`, `size`) or a `source` to make it from.
+    """An image: either a bundle (`url`, `sha256`, `size`) or a `source` to make it from."""
 
-    `source` is any reference of bg-fetch(1) but a name of a catalog. `arch` is in the words of OCI (amd64, arm64); an
-    entry without it is for all. `kernel_ref` is the kernel that `banger` publishes it with.
-    """
-
-    name: str
-    distro: str | None = None
-    arch: str | None = None
-    kernel_ref: str | None = None
-    description: str | None = None
-    source: str | None = None
-    url: str | None = None
-    sha256: Sha256 | None = None
-    size: Size | None = None
+    name: Annotated[str, about("What it is asked for by.")]
+    distro: Annotated[str | None, about("ID of os-release(5), as in debian.")] = None
+    arch: Annotated[str | None, about("In the words of OCI (amd64, arm64); an entry without it is for all.")] = None
+    kernel_ref: Annotated[str | None, about("Kernel that `banger` publishes it with, as --kernel-ref takes it.")] = None
+    description: Annotated[str | None, about("A line for people.")] = None
+    source: Annotated[str | None, about("Any reference of bg-fetch(1) but a name of a catalog.")] = None
+    url: Annotated[str | None, about("Where the bundle is.")] = None
+    sha256: Annotated[Sha256 | None, about("SHA-256 of the bundle, in hex.")] = None
+    size: Annotated[Size | None, about("Bytes of the bundle.")] = None
 
     @property
     def text(self) -> str:
@@ -72,20 +69,17 @@ class Entry(Struct, frozen=True, omit_defaults=True):
 
 
 class Kernel(Struct, frozen=True, omit_defaults=True):
-    """A kernel: either a bundle (`url`, `sha256`, `size`), or a package of the host as `source` (`apt:PACKAGE`).
+    """A kernel: either a bundle (`url`, `sha256`, `size`), or a package of the host as `source`."""
 
-    `arch` is in the words of OCI (amd64, arm64); `distro` is the host's whose package it is.
-    """
-
-    name: str
-    arch: str
-    distro: str | None = None
-    kernel_version: str | None = None
-    description: str | None = None
-    source: str | None = None
-    url: str | None = None
-    sha256: Sha256 | None = None
-    size: Size | None = None
+    name: Annotated[str, about("What it is asked for by.")]
+    arch: Annotated[str, about("In the words of OCI: amd64, arm64.")]
+    distro: Annotated[str | None, about("ID of os-release(5) of the hosts whose package it is.")] = None
+    kernel_version: Annotated[str | None, about("As `uname -r` prints it.")] = None
+    description: Annotated[str | None, about("A line for people.")] = None
+    source: Annotated[str | None, about("The package: apt:PACKAGE.")] = None
+    url: Annotated[str | None, about("Where the bundle is.")] = None
+    sha256: Annotated[Sha256 | None, about("SHA-256 of the bundle, in hex.")] = None
+    size: Annotated[Size | None, about("Bytes of the bundle.")] = None
 
     @property
     def text(self) -> str:
@@ -96,9 +90,9 @@ class Kernel(Struct, frozen=True, omit_defaults=True):
 class Catalog(Struct, frozen=True):
     """All of a catalog."""
 
-    schema: str
-    images: tuple[Entry, ...] = ()
-    kernels: tuple[Kernel, ...] = ()
+    schema: Annotated[str, about("The kind and version of the format: banger-catalog/1.")]
+    images: Annotated[tuple[Entry, ...], about("Images, in the order in which entries of one name are tried.")] = ()
+    kernels: Annotated[tuple[Kernel, ...], about("Kernels, in the same order.")] = ()
 
 
 def parse(data: bytes, where: str) -> Catalog:
