@@ -11,8 +11,8 @@ Commands:
   image pull      Make a bootable image out of a container image, a tar or Debian packages.
   image list      List the images.
   image show      Tell what an image is, what it runs, and who uses it.
-  image register  Let an image's disks stay where they are, and give it a name.
-  image promote   Let the store have disks of its own for such an image.
+  image register  Register existing disk files as an image, without copying.
+  image promote   Copy a registered image's disks into the store.
   image rename    Give an image another name.
   image verify    Check that images are what their manifests say.
   image export    Write an image as a tar, a disk, or a bundle for catalogs.
@@ -21,7 +21,7 @@ Commands:
   kernel pull     Fetch a kernel and keep it.
   kernel list     List the kernels.
   kernel show     Tell what a kernel is, what it has, and what it boots.
-  kernel import   Take a kernel that is on this machine.
+  kernel import   Take a kernel that is on this host.
   kernel delete   Remove kernels.
   kernel catalog  List the kernels that can be pulled by name.
   vm run          Boot an image and run a command or a shell in it.
@@ -42,13 +42,13 @@ Commands:
   vm ssh          Log into a machine that runs by ssh.
   vm cp           Copy files and folders to and from machines that run.
   vm logs         Show what a machine wrote to its console.
-  ssh-config      Let `ssh NAME.vm` lead into machines.
+  ssh-config      Let `ssh NAME.vm` log into machines.
   cache list      List what is in the cache.
   cache prune     Remove from the cache what was not used for long.
   prune           Remove what programs that were killed left behind.
   build           Run any part of the pipe and keep what it makes.
-  config          Show what is settled, and by whom.
-  doctor          Look whether this machine has what banger needs.
+  config          Show the settings in effect, and where each comes from.
+  doctor          Look whether this host has what banger needs.
 
 Options:
   @talk
@@ -58,7 +58,48 @@ Description:
   with -v it shows that pipe, ready to be pasted into a shell.
 
   Images, kernels and virtual machines are plain folders: by default below ~/.local/state/banger, with the
-  cache in ~/.cache/banger; BANGER_HOME puts all of them below one folder.
+  cache in ~/.cache/banger; BANGER_HOME puts all of them below one folder. The folder of a machine has its record
+  vm.json, its disks and its console's log: `banger vm show NAME | jq -r .vm.path`.
+
+  A SIZE is a number of bytes, or a number with K, M, G or T, which are powers of 1024: 4G, 4GiB and 4GB are the same.
+
+Words:
+  image      What machines are made of: in a registry an OCI or docker image, in the store a folder with its disks.
+  artifact   A file that a stage makes: tree.jsonl, rootfs.ext4, work-seed.ext4.
+  manifest   What a stage prints: JSON that says what was made and where it is; banger-manifest(5).
+  store      The folder where images, kernels and machines are, each by its name.
+  managed    Of an image: its disks are in the store. Those of a registered one stay where they are.
+  work seed  A copy of the image's /root as a disk; each machine gets its own copy, the work disk, as its /root.
+  bundle     A finished image, or a kernel, as one file for a catalog.
+  machine    A virtual machine (VM): a folder in the store, and the process of its monitor while it runs.
+  monitor    The program that runs a VM: QEMU or Firecracker.
+  tap        A network device of the host that is one VM's own: the VM has an address that the host reaches.
+  host       The computer that banger runs on.
+
+JSON:
+  With --json a command prints one object or array, whose keys its own page names. Sizes are bytes, durations seconds,
+  and null is what is not known. Keys may be added, so ignore those that you do not know. Manifests are in
+  banger-manifest(5), which `banger vm show` and `--json` of `banger image pull`, `register` and `promote` print.
+
+  With --progress=json every program writes lines to stderr, each one object:
+
+    {"done": 1, "finished": true, "program": "bg-boot", "seconds": 0.412, "total": 1, "unit": "stage", "what": "agent"}
+
+  `program` is who tells, `what` the task. `done` of `total` (null if that is not known) are counted in `unit`: B for
+  bytes, stage for a step, whose last line has its `seconds`. `finished` is true in the last line of a task. A layer has
+  its `digest`, and `cached` says whether it was there already. Lines that are no object are messages.
+
+Environment:
+  BANGER_HOME   One folder for all of it: the cache, the store and the configuration.
+  XDG_CACHE_HOME, XDG_STATE_HOME, XDG_CONFIG_HOME  Where these are without BANGER_HOME, each in a folder named banger;
+                else ~/.cache, ~/.local/state and ~/.config.
+  BANGER_IMAGE, BANGER_CPUS, BANGER_MEMORY, BANGER_DISK  What a new VM has if no option says it, as --image does; also
+                BANGER_WORK_DISK, BANGER_VMM, BANGER_NET, BANGER_SSH_KEY, BANGER_GIT_IDENTITY and BANGER_TIMEOUT.
+  HTTP_PROXY, HTTPS_PROXY, NO_PROXY  Proxies for registries, catalogs and bundles, and the hosts that need none.
+  REGISTRY_AUTH_FILE, DOCKER_CONFIG  Where the logins of podman and docker are, if not in their usual places.
+  SOURCE_DATE_EPOCH  Seconds since 1970 to use as creation time. If not set, bg-mkext4 takes 1, and apt: the date of the
+                packages' release.
+  NO_COLOR      No colours on a terminal, if it is set to anything.
 
 Examples:
   $ banger image pull docker.io/library/alpine:3.20

@@ -11,8 +11,8 @@ Options:
   @machine
   --command=WORDS          What --run runs in place of the image's own command, quoted as for a shell.
   --exec=COMMAND           When the VM answers, run this by its /bin/sh; stdin, stdout and status are the command's.
-  --user=USER              User of the image for --run and --exec.
-  --cwd=FOLDER             Folder of the image for --run and --exec.
+  --user=USER              User of the image for --run (the image's own if not given) and --exec (root).
+  --cwd=FOLDER             Folder of the image for --run (the image's own if not given) and --exec (/).
   --console                Show the VM's console on stdout until the VM ends; ^C leaves it running.
   --rm                     Delete the VM after --exec or --console.
   --detach                 Return as soon as the monitor runs: --wait=none in a word.
@@ -21,8 +21,9 @@ Options:
   @talk
 
 Description:
-  What no option says is as banger-config(5) has it in [vm_defaults], or a variable of the environment; `banger config`
-  shows it. Files that stand in its file_sync are put on the work disk.
+  An option that is not given is taken from the environment (BANGER_MEMORY for --memory), then from [vm_defaults] in
+  banger-config(5), then from a default that suits the host; `banger config` shows the result. Files that stand in its
+  file_sync are put on the work disk.
 
   The VM is a folder in the store: a copy of the image's disks (by reflink where the filesystem can, else without
   their holes; QEMU gets an overlay over the image's where a copy does not fit), sockets, and the console's log. Its
@@ -31,7 +32,8 @@ Description:
 
   The monitor stays in the cgroup of this command, and ends with it: with the systemd service that ran it, or at logout
   where logind.conf(5) has KillUserProcesses=yes. `systemd-run --user --scope bg-boot ...` gives it one of its own (root
-  leaves out --user); `loginctl enable-linger` lets that one outlast the logout. So with `banger vm start` and `run`.
+  leaves out --user); `loginctl enable-linger` lets that one outlast the logout. The same holds for `banger vm start`
+  and `run`.
 
   Wrong values are refused before anything is made, as is a kernel that cannot boot the image: the error names what
   it lacks. A start that fails is undone: the monitor is ended, and the folder removed unless --keep is given; the
@@ -39,11 +41,15 @@ Description:
   if its sshd does not come up in time, that is an error, and the VM runs on to be looked at.
 
   --exec and --console take stdout for themselves: no manifest is printed. The command of --exec gets the rest of our
-  stdin, and none if the manifest came from there. --wait=ssh waits until an sshd greets at the port that leads to
-  the guest's port 22 or at its address on the tap; without either, until the guest listens on port 22.
+  stdin, and none if the manifest came from there. Without --wait, the agent is waited for; nothing is with --run,
+  --console, --detach or --no-start, but for --exec. --wait=ssh waits until an sshd greets at the port that leads to the
+  guest's port 22 or at its address on the tap; without either, until the guest listens on port 22.
 
-  --ssh-key and --git-identity are for this VM alone and stand on its work disk, if it has one: the keys are added to
-  root's authorized_keys, and root's .gitconfig gets one line that includes a file with the identity.
+  --ssh-key and --git-identity are for this VM alone. They are written to root's home in the VM at each start, on its
+  work disk or, without one, on its root disk: the keys are added to root's authorized_keys, and root's .gitconfig gets
+  one line that includes a file with the identity.
+
+  --net user and none need no right. --net tap needs CAP_NET_ADMIN, as root has it, and --jail needs root.
 
 Examples:
   bg-boot --image bookworm --name web --publish 8080:80

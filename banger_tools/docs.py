@@ -8,7 +8,10 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-HEADINGS = ("Usage", "Arguments", "Commands", "Options", "Description", "Examples", "Exit status", "See also")
+HEADINGS = (
+    *("Usage", "Arguments", "Commands", "Options", "Description", "Words", "JSON", "Environment"),
+    *("Examples", "Exit status", "See also"),
+)
 
 _HEADING = re.compile(rf"^({'|'.join(HEADINGS)}):[ \t]*$", re.MULTILINE)
 _OPTION = re.compile(
@@ -88,11 +91,12 @@ SHARED_OPTIONS = {
   --memory=SIZE            Memory; an eighth of this host's if not given, 1G to 4G.
   --disk=SIZE              Grow the root disk to this size.
   --work-disk=SIZE         Size of the disk for /root; 1G if the image has a work seed, else none.
-  --net=NET                Network: user, tap or none; user if not given.
+  --net=NET                Network: user, tap or none; user if not given. A tap needs CAP_NET_ADMIN.
   --nat                    On a tap, let the VM reach what the host reaches.
-  --publish=FORWARD        Lead a port of the host to the guest: [ADDRESS:]PORT:GUESTPORT[/tcp|/udp]. Repeatable.
+  --publish=FORWARD        Forward a port of the host to the guest: [ADDRESS:]PORT:GUESTPORT[/tcp|/udp]; ADDRESS is
+                           127.0.0.1 if not given, 0.0.0.0 is every address of the host. Repeatable.
   --env=VAR                NAME=VALUE for the guest's programs; overrides the image's. Repeatable.
-  --ssh-key=FILE           Public keys that may log in as root.
+  --ssh-key=FILE           File of public keys that may log in as root; one file (bg-inject takes several).
   --git-identity=WHO       Who root's commits are by: 'Name <mail>', or host for what this host's git says.
   --read-only              Keep the root disk as it is; changes live in memory.
   --run                    Run the image's own command, and power off when it ends.
@@ -103,11 +107,11 @@ SHARED_OPTIONS = {
   --append=WORDS           More words for the kernel's command line.
   --offline                Use only what was fetched before.
   --jail                   Run the monitor in a jail of its own: firecracker only, and as root.
-  --limit-disk=SIZE        Bytes each second that every disk reads and writes at most.
+  --limit-disk=SIZE        Bytes each second that every disk reads and writes at most; 10M is 10 MiB.
   --limit-iops=N           Operations each second of every disk at most.
-  --limit-net=SIZE         Bytes each second that the network carries at most, each way.
-  --wait=WHAT              Return when this answers: agent, ssh, or none for at once. The agent, if not given; with
-                           a command of its own, none.
+  --limit-net=SIZE         Bytes (not bits) each second that the network carries at most, each way; 10M is 10 MiB.
+  --wait=WHAT              Return when this answers: agent, ssh or none (at once); if not given, none with --run, else
+                           agent.
   --timeout=SECONDS        How long to wait for that; 120 if not given.
   --keep                   Keep the folder of a VM that does not start, to look at.
 """,
@@ -120,7 +124,7 @@ SHARED_OPTIONS = {
     "@talk": """\
   -q, --quiet              Say nothing but errors.
   -v, --verbose            Say what is done and how long it takes; -vv shows the programs run, too.
-  --progress=WHEN          Show progress: auto, always, never or json [default: auto].
+  --progress=WHEN          Show progress: auto, always, never or json (see banger(1)) [default: auto].
   -h, --help               Show this help.
   --version                Show the version.
 """,

@@ -58,9 +58,9 @@ Description:
   made. It is unpacked while it arrives, and appears only if its digest is right. What the manifest says it was made
   from is its `origin`.
 
-  QUERY of apt: is include=A,B (packages to add), packages=A,B (in place of the default ones: systemd, udev, dbus,
-  iproute2, openssh-server) and variant=NAME of mmdebstrap, joined by &. It works for root and for ordinary users,
-  and gives the same bytes for both.
+  QUERY of apt: is include=A,B (packages to add), packages=A,B (in place of the default ones: systemd, systemd-sysv,
+  udev, dbus, iproute2, openssh-server) and variant=NAME of mmdebstrap (minbase if not given), joined by &. It works for
+  root and for ordinary users, and gives the same bytes for both.
 
   KERNEL is a NAME of a catalog, apt:PACKAGE (a kernel package of this host's own package manager; a meta package is
   followed to the real one), the URL or the path of a kernel's bundle (a tar.zst of vmlinux, and perhaps initrd.img,

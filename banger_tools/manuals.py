@@ -15,14 +15,6 @@ from banger_tools import completions, docs, formats, roff
 
 TOOLS = ("fetch", "flatten", "mkext4", "chown", "inject", "seed", "publish", "boot", "banger")
 
-ENVIRONMENT = {
-    "BANGER_HOME": "Folder of everything: the cache, the images, the machines and the configuration.",
-    "XDG_CACHE_HOME, XDG_STATE_HOME, XDG_CONFIG_HOME": "Where these are without BANGER_HOME, each in a folder "
-    "named banger.",
-    "SOURCE_DATE_EPOCH": "The time to write into artifacts where one is needed.",
-    "NO_COLOR": "Say things without colours, if it is set to anything.",
-}
-
 
 def manual_of(module: str) -> docs.Manual:
     """Return the manual of a module of ours by its name, as in `fetch` or `commands.image_pull`."""
@@ -56,9 +48,8 @@ def synopsis(manual: docs.Manual) -> Iterator[str]:
 
 
 def environment() -> Iterator[str]:
-    """Yield the lines on the environment, the same for every program."""
-    for name, text in ENVIRONMENT.items():
-        yield from (".TP", f"\\fB{name}\\fR", roff.prose(text))
+    """Yield the lines on the environment, the same for every program: the driver's manual has them."""
+    yield from roff.items(manual_of("banger").sections["Environment"])
 
 
 def page(manual: docs.Manual) -> str:
@@ -72,6 +63,10 @@ def page(manual: docs.Manual) -> str:
         if heading in sections:
             lines += [f".SH {heading.upper()}", *roff.items(sections[heading])]
     lines += [".SH OPTIONS", *options(manual)]
+    if "Words" in sections:
+        lines += [".SH WORDS", *roff.items(sections["Words"])]
+    if "JSON" in sections:
+        lines += [".SH JSON", *roff.description(sections["JSON"])]
     lines += [".SH ENVIRONMENT", *environment()]
     lines += [".SH EXIT STATUS", *roff.items(sections.get("Exit status", ""))]
     lines += [".SH EXAMPLES", *roff.literal(sections.get("Examples", ""))]

@@ -7,7 +7,8 @@ Arguments:
   INPUT  A manifest with a tree, a tree.jsonl, a tar, or a folder; the manifest comes from stdin without it.
 
 Options:
-  -s SIZE, --size=SIZE     Size of the image; by default what the tree needs and a quarter more, 1G at least.
+  -s SIZE, --size=SIZE     Size of the image, as in 4G (4 GiB); by default what the tree needs and a quarter more, 1G at
+                           least.
   --free=SIZE              Choose the size so that so much stays free for files.
   --minimal                Choose the least size that holds the tree, in whole MiB; nothing is spared for more.
   --inodes=N               Number of inodes, used ones too; by default one per 16K, and a quarter more than needed.

@@ -43,7 +43,7 @@ Description:
   very same kernel may be there already.
 
   With --bundle, --tar, --qcow2 or --raw those files are made, and the image is published only if --name is given, too.
-  A bundle holds rootfs.ext4 and the manifest without what names files of this machine. The same image makes the same
+  A bundle holds rootfs.ext4 and the manifest without what names files of this host. The same image makes the same
   bytes. In a folder its name has its own hash, so that no cache can serve an old one for it. The manifest's `bundle`
   has its path, sha256 and size, and its `entry` for a catalog, as banger-catalog(5) has it, with --kernel-ref: the
   bundle is at --url, or beside the catalog if there is none. The tar has owners, modes, times, xattrs, ACLs, devices,

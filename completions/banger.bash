@@ -137,7 +137,7 @@ _banger_about() {
         --limit-disk) value='any' ;;
         --limit-iops) value='any' ;;
         --limit-net) value='any' ;;
-        --wait) value='any' ;;
+        --wait) value='words agent ssh none' ;;
         --timeout) value='any' ;;
         --command) value='any' ;;
         --exec) value='any' ;;
@@ -317,7 +317,7 @@ _banger_about() {
         --limit-disk) value='any' ;;
         --limit-iops) value='any' ;;
         --limit-net) value='any' ;;
-        --wait) value='any' ;;
+        --wait) value='words agent ssh none' ;;
         --timeout) value='any' ;;
         --progress) value='words auto always never json' ;;
       esac
@@ -347,7 +347,7 @@ _banger_about() {
         --limit-disk) value='any' ;;
         --limit-iops) value='any' ;;
         --limit-net) value='any' ;;
-        --wait) value='any' ;;
+        --wait) value='words agent ssh none' ;;
         --timeout) value='any' ;;
         --progress) value='words auto always never json' ;;
       esac
@@ -356,7 +356,7 @@ _banger_about() {
       options='--all --wait= --timeout= --quiet --verbose --progress= --help --version'
       arguments=('vm') endless=1
       case $2 in
-        --wait) value='any' ;;
+        --wait) value='words agent ssh none' ;;
         --timeout) value='any' ;;
         --progress) value='words auto always never json' ;;
       esac

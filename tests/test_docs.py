@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import re
 import shlex
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from banger_tools import docs, manuals
+from banger_tools import config, docs, formats, manuals
 from tests.support import ROOT, environment, need
 
 MANUALS = manuals.manuals()
@@ -80,6 +81,45 @@ def test_pages_of_formats_show_every_key(name: str, keys: list[str]) -> None:
     done = subprocess.run(["man", "--warnings", "-l", page], capture_output=True, text=True, env=env)
     assert (done.returncode, done.stderr) == (0, "")
     assert all(f"\n       {key} (" in shown(page) for key in keys)
+
+
+@pytest.mark.parametrize("name", sorted(formats.pages()))
+def test_pages_of_formats_say_of_every_key_what_it_is(name: str) -> None:
+    keys = re.findall(r"^\.TP\n(.*)\n(.*)$", formats.pages()[name], re.MULTILINE)
+    assert len(keys) > 10
+    assert [key for key, text in keys if not text.strip()] == []
+
+
+def test_environment_names_every_setting_of_a_machine() -> None:
+    from banger_tools import precedence
+
+    text = MANUALS["banger"].sections["Environment"]
+    assert all(
+        re.search(rf"\b{precedence.variable(key)}\b", text) for key in config.VmDefaults.__struct_encode_fields__
+    )
+    shown_too = (ROOT / "man" / "bg-boot.1").read_text()
+    assert all(name in shown_too for name in re.findall(r"\b[A-Z]+_[A-Z_]+\b", text))
+
+
+@pytest.mark.parametrize(
+    ("module", "rows"),
+    [
+        ("doctor", ["Check"]),
+        ("image_list", ["Row", "Offer"]),
+        ("image_verify", ["Found"]),
+        ("kernel_catalog", ["Offer"]),
+        ("kernel_list", ["Row"]),
+        ("vm_health", ["Row"]),
+        ("vm_list", ["Row"]),
+        ("vm_ports", ["Row"]),
+        ("vm_stats", ["Row", "Host"]),
+    ],
+)
+def test_manual_names_every_key_of_the_json_that_a_command_prints(module: str, rows: list[str]) -> None:
+    code = importlib.import_module(f"banger_tools.commands.{module}")
+    text = next(option.text for option in docs.parse(code.__doc__ or "").options if option.long == "--json")
+    keys = {key for row in rows for key in getattr(code, row)._fields}
+    assert keys - set(re.findall(r"\w+", text)) == set()
 
 
 def test_examples_are_command_lines_that_parse() -> None:

@@ -16,8 +16,9 @@ Options:
   -f, --force               Replace artifacts that exist.
   --name=NAME               Name of the published image (else what the source is called).
   --size=SIZE               Size of the root filesystem, as in 4G (else what it needs and a quarter more).
-  --platform=OS/ARCH        Platform to choose from an image for several (else this machine's).
-  --pull=WHEN               When to ask the source what REF is: missing, always or never (else missing).
+  --platform=OS/ARCH        Platform to choose from an image for several (else this host's).
+  --pull=WHEN               When to ask the source what REF is: missing, always or never (else missing, and not
+                            always as with banger-image-pull(1)).
   --offline                 Use only what was fetched before.
   --kernel-ref=REF          Kernel to go with the image, as bg-publish(1) takes it.
   --keep-manifests          Keep each stage's manifest in DIR, as 1-fetch.json and so on.
@@ -41,7 +42,7 @@ Exit status:
   Otherwise that of the stage that failed.
 
 See also:
-  banger(1) bg-fetch(1) bg-publish(1)
+  banger(1) banger-image-pull(1) bg-fetch(1) bg-publish(1)
 """
 
 from __future__ import annotations

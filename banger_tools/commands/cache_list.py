@@ -4,7 +4,7 @@ Usage:
   banger cache list [options]
 
 Options:
-  --json  Print an object with the path, the size and the entries, each with its files.
+  --json  Print an object: path, size and entries, each with kind, name, digest, size, own, used (a time in UTC), files.
   @talk
 
 Description:

@@ -7,7 +7,7 @@ Options:
   --keep=AMOUNT  What stays: what was used within a time, as in 12h, 7d or 2w; or what was used last up to a size, as in
                  10G; 0 is nothing [default: 30d].
   --dry-run      Remove nothing, and print what would be removed.
-  --json         Print an object: what was removed, how much is free now, how much stays.
+  --json         Print an object: dry_run, removed and spared (each with kind and name), and the bytes freed and left.
   @talk
 
 Description:

@@ -1,10 +1,10 @@
-"""banger config: show what is settled, and by whom.
+"""banger config: show the settings in effect, and where each comes from.
 
 Usage:
   banger config [options]
 
 Options:
-  --json  Print an array of objects instead of a table: key, value, and from whom it comes.
+  --json  Print an array of objects instead of a table: key, value, from.
   @talk
 
 Description:

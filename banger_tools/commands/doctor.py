@@ -1,25 +1,24 @@
-"""banger doctor: look whether this machine has what banger needs.
+"""banger doctor: look whether this host has what banger needs.
 
 Usage:
   banger doctor [options]
 
 Options:
-  --json    Print an array of objects, one a check.
+  --json    Print an array of objects, one a check: check, result, detail, hint.
   --online  Read the catalogs behind URLs now, too.
   @talk
 
 Description:
-  Each check prints one line: PASS; WARN for a feature that this machine lacks, or for what works but many times slower;
+  Each check prints one line: PASS; WARN for a feature that this host lacks, or for what works but many times slower;
   or FAIL for what must be mended first. The last two say what that costs, and where it is known how to mend it.
 
-  Looked at are the programs and their versions; what machines run on, their network and how they are reached; the
-  room where the store and the cache are; whether every image, kernel and machine of the store is whole, and what
+  Looked at are the programs and their versions; what VMs run on, their network and how they are reached; the
+  room where the store and the cache are; whether every image, kernel and VM of the store is whole, and what
   programs left there that died; and whether the image and the kernel that are taken when none is named are here or
   can be had. Whether KVM really boots a kernel is tried by each monitor, which takes up to half a minute where it
   does not. Nobody on the network is asked but with --online.
 
-  Nothing is changed on this machine, save that the answers of KVM are noted in the cache, as by any start of a
-  machine.
+  Nothing is changed on this host, save that the answers of KVM are noted in the cache, as by any start of a VM.
 
 Examples:
   $ banger doctor

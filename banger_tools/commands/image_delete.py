@@ -26,7 +26,7 @@ Exit status:
   64  the command line is wrong
   66  there is no such image
   73  an image is in use
-  75  machines were made from an image for a minute
+  75  an image stayed locked for a minute by a machine being made from it
   77  the store may not be changed
 
 See also:

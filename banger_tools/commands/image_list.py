@@ -5,17 +5,18 @@ Usage:
 
 Options:
   --available  List what the catalogs offer instead of what is here.
-  --json       Print an array of objects, one an image.
+  --json       Print an array of objects, one an image: name, source, architecture, size, used, kernel, path, problem,
+               managed, vms; with --available name, source, architecture, size, kernel, description, catalog.
   --names      Print the names only, one a line.
   @talk
 
 Description:
-  An image is a folder in the store, with its manifest in image.json. A broken one is listed as such, and said
-  what is wrong with it. USED is what its disk takes on the one of the store, VMS how many machines were made from it.
+  An image is a folder in the store, with its manifest in image.json. A broken one is listed with the reason. SIZE is
+  the size of its filesystem, USED the disk space that it takes, VMS how many machines were made from it.
 
   With --available these are the entries of the catalogs of config.toml and of the one that comes with banger, in the
   order in which they are tried: of a name with several the first that this host can use is taken. A catalog behind
-  a URL is asked once a day; one that cannot be read is said to be so, and the others are listed.
+  a URL is asked once a day; of one that cannot be read a warning says why, and the others are listed.
 
 Examples:
   $ banger image list

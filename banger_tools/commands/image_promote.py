@@ -1,4 +1,4 @@
-"""banger image promote: let the store have disks of its own for an image that was registered.
+"""banger image promote: copy a registered image's disks into the store.
 
 Usage:
   banger image promote [options] NAME

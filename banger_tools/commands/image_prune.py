@@ -6,7 +6,7 @@ Usage:
 Options:
   -f, --force  Remove without asking.
   --dry-run    Remove nothing, and print what would be removed.
-  --json       Print an object: what was removed, and how many bytes that freed.
+  --json       Print an object: dry_run, images and leftovers (the names of what was removed), and the bytes freed.
   @talk
 
 Description:

@@ -11,9 +11,9 @@ Options:
   --name=NAME           Name of the image (else what the source is called, as in debian-bookworm).
   --replace             Take the place of an image of that name.
   --size=SIZE           Size of the root filesystem, as in 4G (else what it needs and a quarter more).
-  --platform=OS/ARCH    Platform to choose from an image for several (else this machine's).
-  --pull=WHEN           When to ask the source what REF is now: always, missing or never (else always, if that is
-                        allowed).
+  --platform=OS/ARCH    Platform to choose from an image for several (else this host's).
+  --pull=WHEN           When to ask the source what REF is now: always, missing or never (else always; with --offline
+                        missing).
   --offline             Use only what was fetched before.
   --kernel-ref=REF      Kernel to go with it: its name in the store or a catalog, apt:PACKAGE, or the URL of a bundle.
   --kernel=FILE         Kernel to go with it, unless the catalog names one: a file.
@@ -29,12 +29,20 @@ Description:
   that is removed at the end, and says how long each of them took. The name of the image goes to stdout. A bundle needs
   bg-fetch, bg-seed and bg-publish only.
 
+  Without --name, an entry of a catalog gives its own name. A repository gives its last word and the tag, or latest:
+  alpine:3.20 becomes alpine-3.20, ghcr.io/owner/web becomes web-latest. docker-daemon:mine becomes mine, a file or
+  folder its name without .tar and the like, apt:bookworm becomes debian-bookworm. A name is 1 to 63 of a-z, 0-9, '.',
+  '_' and '-', and begins and ends with a letter or digit; that of a VM has no '.' and no '_'.
+
   With -v the pipe is shown, ready to be pasted into a shell. DIR of --keep-work gets what each stage printed, as
   1-fetch.json and so on, and what it made: tree.jsonl, rootfs.ext4 as bg-mkext4 made it, rootfs-chown.ext4,
   rootfs-inject.ext4, work-seed.ext4. `banger build --from=STAGE` goes on from any of them.
 
   A tag or suite is asked for afresh, and only what changed is fetched; --pull=missing takes what it was before. The
   kernel that a catalog names for an image goes with it, unless --kernel-ref names another.
+
+  Files, packages and keys are added by the programs themselves: bg-flatten --layer, apt:SUITE?include=PACKAGE, and
+  bg-inject --file and --ssh-key; `banger build` runs the stages before and after.
 
   Without a work seed, or with one that cannot be made, the image can be booted all the same: that is a warning.
 

@@ -1,4 +1,4 @@
-"""banger image register: let an image's disks stay where they are, and give it a name in the store.
+"""banger image register: register existing disk files as an image, without copying.
 
 Usage:
   banger image register [options] ROOTFS
@@ -27,6 +27,7 @@ Description:
   Injecting the guest's agent is up to you: bg-inject edits an ext4 file in place.
 
 Examples:
+  $ bg-inject --path build/rootfs.ext4
   $ banger image register --name=mine --kernel=build/bzImage build/rootfs.ext4
   $ banger vm run --image=mine
 

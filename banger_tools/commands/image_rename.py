@@ -11,9 +11,9 @@ Options:
   @talk
 
 Description:
-  The machines that were made from the image are said to be made from it under its new name, and so still keep it from
-  being deleted. Nothing is copied. If it is killed, the image has one of the two names, and `banger prune` tells the
-  machines that do not know it yet.
+  The records of machines that were made from the image get its new name, so they still keep it from being deleted.
+  Nothing is copied. If it is killed, the image has one of the two names, and `banger prune` mends the records that have
+  the other.
 
 Examples:
   $ banger image rename debian-bookworm base

@@ -7,7 +7,8 @@ Arguments:
   NAME  An image of the store.
 
 Options:
-  --json      Print an object.
+  --json      Print an object: name, path, managed, architecture, source, disks (each with path, size, used, digest),
+              work_seed_reason, kernel, process, agent, history, used_by.
   --manifest  Print the image's manifest, which bg-boot and other stages read.
   @talk
 

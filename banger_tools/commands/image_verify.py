@@ -7,7 +7,7 @@ Arguments:
   NAME  Images of the store; all of them if none is given.
 
 Options:
-  --json  Print an array of objects, one a difference.
+  --json  Print an array of objects, one a difference: image, difference.
   @talk
 
 Description:

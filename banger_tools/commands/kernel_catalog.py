@@ -4,7 +4,8 @@ Usage:
   banger kernel catalog [options]
 
 Options:
-  --json   Print an array of objects, one an entry.
+  --json   Print an array of objects, one an entry: name, kernel_version, architecture, distro, size, source,
+           description, catalog, why_not (null if it can be pulled here).
   --names  Print the names only, one a line.
   @talk
 
@@ -12,7 +13,7 @@ Description:
   These are the entries of the catalogs of config.toml and of the one that comes with banger, in the order in which
   they are tried: of a name with several the first that this host can use is taken, one for its own architecture before
   others. HERE says whether it can be pulled on this host, and --json why not. A catalog behind a URL is asked once a
-  day; one that cannot be read is said to be so, and the others are listed.
+  day; of one that cannot be read a warning says why, and the others are listed.
 
 Examples:
   $ banger kernel catalog

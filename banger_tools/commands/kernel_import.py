@@ -1,4 +1,4 @@
-"""banger kernel import: take a kernel that is on this machine into the store.
+"""banger kernel import: take a kernel that is on this host into the store.
 
 Usage:
   banger kernel import [options]
@@ -10,7 +10,7 @@ Options:
   --initrd=FILE  The initrd that goes with --kernel; else one is made of the modules.
   --modules=DIR  The modules that go with --kernel: lib/modules/VERSION, or a folder that holds it.
   -f, --force    Take the place of a kernel of that name.
-  --json         Print the kernel as JSON instead of its name.
+  --json         Print the kernel as JSON instead of its name: what banger-manifest(5) has under kernel.
   @talk
 
 Description:
@@ -19,7 +19,8 @@ Description:
   Any kernel for amd64 or arm64 will do: vmlinux, bzImage, Image, Image.gz, an EFI zboot file. In a folder the kernel is
   arch/x86/boot/bzImage (or of arm64), bzImage, Image, vmlinuz or vmlinux; its configuration .config or config-VERSION;
   its modules are where `make modules_install` puts them: lib/modules/VERSION, or in modules; an initrd.img is taken as
-  it is. Modules and configuration that are another kernel's are refused.
+  it is. Modules and configuration that are another kernel's are refused. The files have to be readable: on Ubuntu
+  /boot/vmlinuz-* is root's alone, so copy it first (`sudo install -m 644 /boot/vmlinuz-... vmlinuz`).
 
 Examples:
   $ make -C linux bzImage modules && make -C linux modules_install INSTALL_MOD_PATH=$PWD/linux

@@ -5,14 +5,13 @@ Usage:
 
 Options:
   --available  List what the catalogs offer instead of what is here, as `banger kernel catalog` does.
-  --json       Print an array of objects, one a kernel.
+  --json       Print an array of objects, one a kernel: name, version, architecture, source, used, boots, path, problem.
   --names      Print the names only, one a line.
   @talk
 
 Description:
-  A kernel is a folder in the store, with its record in kernel.json. BOOTS names the machines that it boots an image on;
-  `banger kernel show` tells why it does not boot on the others. A broken one is listed as such, and said what is wrong
-  with it.
+  A kernel is a folder in the store, with its record in kernel.json. BOOTS names the kinds of machine that it boots an
+  image on; `banger kernel show` tells why it does not boot on the others. A broken one is listed with the reason.
 
 Examples:
   $ banger kernel list

@@ -10,7 +10,7 @@ Options:
   --name=NAME  Name in the store (else the catalog's; or that of the package or the bundle, as in cloud-amd64).
   -f, --force  Fetch it anew, and take the place of a kernel of that name.
   --offline    Use only what was fetched before.
-  --json       Print the kernel as JSON instead of its name.
+  --json       Print the kernel as JSON instead of its name: what banger-manifest(5) has under kernel.
   @talk
 
 Description:

@@ -7,7 +7,8 @@ Arguments:
   NAME  A kernel of the store.
 
 Options:
-  --json  Print an object.
+  --json  Print an object: what kernel.json has, and features, path, files (sizes by name), machines (by their kind:
+          boots, lacks, by_initrd) and used_by.
   @talk
 
 Description:

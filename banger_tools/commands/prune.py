@@ -5,7 +5,7 @@ Usage:
 
 Options:
   --dry-run  Remove nothing, and print what would be removed.
-  --json     Print an object: what was removed, and how many bytes that freed.
+  --json     Print an object: dry_run, removed (each with kind, name, size), and the bytes freed.
   @talk
 
 Description:
@@ -16,7 +16,7 @@ Description:
   prune` remove what is whole and not used.
 
   Programs that end by themselves, by ^C or by SIGTERM leave nothing. These leftovers are of those that were killed, or
-  were running when the machine stopped.
+  were running when the host stopped.
 
 Examples:
   $ banger prune --dry-run

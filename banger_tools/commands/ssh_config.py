@@ -1,4 +1,4 @@
-"""banger ssh-config: let `ssh NAME.vm` lead into machines.
+"""banger ssh-config: let `ssh NAME.vm` log into machines.
 
 Usage:
   banger ssh-config [options]
@@ -11,15 +11,15 @@ Options:
   @talk
 
 Description:
-  Without an option it prints a configuration for ssh(1) that makes `ssh NAME.vm`, and whatever else runs ssh (scp,
-  rsync, git, editors), lead into the machine of that name. --install writes it to the file ssh_config in banger's
+  Without an option it prints a configuration for ssh(1), by which `ssh NAME.vm`, and whatever else runs ssh (scp,
+  rsync, git, editors), reaches the machine of that name. --install writes it to the file ssh_config in banger's
   folder of configuration, and puts a marked block at the beginning of ~/.ssh/config that includes it; --uninstall takes
   both away. Either may be done again and again, and no other byte of your configuration changes.
 
-  Nothing has to be written anew when machines come and go. ssh asks banger at each login where the machine is: at a
-  port that is forwarded to its port 22, at its address on the tap network, or, with no network at all, behind its
-  agent. The way waits until the machine's sshd answers. The host keys are read through the agent each time, so ssh
-  never asks, an address or a name that another machine had before is no trouble, and your known_hosts is not used.
+  Nothing has to be written anew when machines come and go. ssh asks banger at each login where the machine is: at its
+  address on the tap network, at a port that is forwarded to its port 22, or, with no network at all, behind its
+  agent. The connection waits until the machine's sshd answers. The host keys are read through the agent each time, so
+  ssh never asks, an address or a name that another machine had before is no trouble, and your known_hosts is not used.
 
   The guest needs an sshd, and to know your key: `bg-boot --ssh-key`. The user is root unless you say another.
 

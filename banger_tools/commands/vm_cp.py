@@ -24,9 +24,9 @@ Description:
   --archive keeps owners, by their numbers, and the extended attributes that mean the same on both sides: those of users
   and of root (user, trusted), capabilities and ACLs.
 
-  Nothing that a guest sends gets out of the target. It may be a million files and folders at most, and fill the disk
-  here but for a twentieth, 1 GiB, or half of what is free, whichever is least; it takes twice its size until it is
-  unpacked. A stream to '-' has no bounds.
+  Nothing that a guest sends gets out of the target. It may be a million files and folders at most. It may leave no less
+  free on the disk here than a twentieth of the disk, 1 GiB or half of what was free, whichever is least; it takes twice
+  its size until it is unpacked. A stream to '-' has no bounds.
 
 Examples:
   $ banger vm cp site/. web:/var/www

@@ -13,10 +13,11 @@ Options:
 
 Description:
   The VM is booted by bg-boot(1), which returns when the guest's agent answers, and runs on. An image that is not in
-  the store is made first, as by `banger image pull`; with --no-kernel if a kernel is named for the VM.
+  the store is made first, as by `banger image pull`; with --no-kernel if a kernel is named for the VM. What --image
+  takes is in banger-vm-run(1).
 
 Examples:
-  $ banger vm create --name web --image nginx --publish 8080:80
+  $ banger vm create --name web --image nginx:latest --publish 8080:80
   $ vm=$(banger vm create --memory 2G --no-start)
 
 Exit status:

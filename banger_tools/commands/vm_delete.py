@@ -14,8 +14,8 @@ Description:
   What a machine wrote to its disks is gone. One whose record is broken is deleted, too; the process of its monitor is
   known by the lock that it holds, and no other one is ever killed.
 
-  Of several machines one that cannot be deleted keeps no other; the exit status is that of the first failure in the
-  order of the names.
+  If one of several machines cannot be deleted, the others still are; the exit status is that of the first failure in
+  the order of the names.
 
 Examples:
   $ banger vm delete web

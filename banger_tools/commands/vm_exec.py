@@ -9,8 +9,8 @@ Arguments:
 
 Options:
   --env=VAR      NAME=VALUE for the command. Repeatable.
-  --user=USER    User of the guest to run the command as.
-  --cwd=FOLDER   Folder of the guest to run the command in.
+  --user=USER    User of the guest to run the command as; root if not given.
+  --cwd=FOLDER   Folder of the guest to run the command in; / if not given.
   -t, --tty      Give the command a terminal, though we have none.
   -T, --no-tty   Give the command no terminal.
   @talk

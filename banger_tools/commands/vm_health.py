@@ -7,7 +7,7 @@ Arguments:
   NAME  A machine of the store; all that run if none is given.
 
 Options:
-  --json             Print an array of objects, one a machine.
+  --json             Print an array of objects, one a machine: name, health, version, boot_id, uptime, pending.
   --timeout=SECONDS  How long an agent may take to answer [default: 10].
   @talk
 

@@ -5,7 +5,8 @@ Usage:
 
 Options:
   --running  List only those that run.
-  --json     Print an array of objects, one a machine.
+  --json     Print an array of objects, one a machine: name, state, reason, path, image, vmm, accelerator, machine,
+             cpus, memory, address, publish, pid, up, boot_seconds.
   --names    Print the names only, one a line.
   @talk
 
@@ -17,8 +18,11 @@ Description:
     ended    it ended with nobody having stopped it: REASON says how, as far as can be told
     broken   its record cannot be read: REASON says why
 
+  A machine whose guest reboots ends, too, with the REASON that its guest rebooted or powered off; `banger vm start`
+  starts it again.
+
   What ended is cleaned up after by `banger vm start` and `banger vm delete`; the latter removes broken ones, too. PORTS
-  are those of this host that lead to the guest; UP is the time since the monitor started.
+  are those of this host that are forwarded to the guest; UP is the time since the monitor started.
 
 Examples:
   $ banger vm list

@@ -7,12 +7,12 @@ Arguments:
   NAME  A machine that runs; all that do if none is given.
 
 Options:
-  --json  Print an array of objects, one a port.
+  --json  Print an array of objects, one a port: name, protocol, address, port, pid, program, host.
   @talk
 
 Description:
   GUEST is where a program in the guest listens, HOST where that is to be reached from this host: a port that
-  `--publish` leads to it, or the machine's address on its tap. A program that listens on the guest's loopback is
+  `--publish` forwards to it, or the machine's address on its tap. A program that listens on the guest's loopback is
   reached through neither. A published port that nobody listens on is shown, too.
 
 Examples:

@@ -6,7 +6,7 @@ Usage:
 Options:
   -f, --force  Remove without asking.
   --dry-run    Remove nothing, and print what would be removed.
-  --json       Print an object: what was removed, and how many bytes that freed.
+  --json       Print an object: dry_run, machines, leftovers and taps (the names of what was removed), the bytes freed.
   @talk
 
 Description:

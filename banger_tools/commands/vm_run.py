@@ -13,8 +13,8 @@ Options:
   --pull=WHEN              When to make the image: if it is missing, always anew, or never [default: missing].
   -d, --detach             Leave the VM running and print its name; it runs COMMAND, if there is one, as its own.
   --rm                     Delete the VM when the command has ended, however that comes.
-  --user=USER              User of the image to run the command as.
-  --cwd=FOLDER             Folder of the image to run the command in.
+  --user=USER              User of the image to run the command as; root if not given, with --run the image's own.
+  --cwd=FOLDER             Folder of the image to run the command in; / if not given, with --run the image's own.
   -t, --tty                Give the command a terminal, though we have none.
   -T, --no-tty             Give the command no terminal.
   @machine
@@ -31,14 +31,17 @@ Description:
   read is an error. With --pull=never nothing is fetched, no kernel either; with --pull=always what the image is made of
   is asked for afresh, and the new one takes its place. What no option says is as banger-config(5) has it.
 
-  Without --rm the VM runs on; `banger vm exec`, `stop` and `delete` lead it. With -d and a COMMAND, the VM exists for
+  --image takes an image of the store or an entry of a catalog by its name, and anything else only if it has a colon or
+  a slash: nginx:latest, which becomes the image nginx-latest. banger-image-pull(1) says how images are named.
+
+  Without --rm the VM runs on; `banger vm exec`, `stop` and `delete` manage it. With -d and a COMMAND, the VM exists for
   it: it runs in place of the image's own (--run), what it prints is on the console (`banger vm logs`), and when it
   ends the VM powers off. With -d alone the VM is booted.
 
 Examples:
   $ banger vm run --rm -- cat /etc/os-release
   $ tar c src | banger vm run --rm --image build -- sh -c 'tar x && make -C src'
-  $ banger vm run -d --run --name web --publish 8080:80 --image nginx
+  $ banger vm run -d --run --name web --publish 8080:80 --image nginx:latest
   $ banger vm run -d --image alpine:3.20 -- httpd -f -p 80
 
 Exit status:

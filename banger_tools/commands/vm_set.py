@@ -19,7 +19,12 @@ Description:
   off cuts connections off that are open, but none to a published port. A disk that has grown gets its filesystem grown
   when the machine starts next; none becomes smaller.
 
-  Of several machines one that cannot be changed keeps no other from it; the exit status is that of the first failure.
+  If one of several machines cannot be changed, the others still are; the exit status is that of the first failure.
+
+  Nothing else of a machine can be changed: its ports, environment, kernel, network and limits are those that it was
+  made with. For others make a new machine; banger-image-register(1) makes an image of a stopped machine's disk. There
+  are no snapshots and no shared folders: `banger vm cp`, rsync to NAME.vm (banger-ssh-config(1)) and file_sync of
+  banger-config(5) bring files in.
 
 Examples:
   $ banger vm set web --memory 2G --cpus 2

@@ -16,9 +16,9 @@ Options:
   @talk
 
 Description:
-  Runs this host's own ssh, by the first way there is: a port that is forwarded to the guest's port 22 (--publish), its
-  address on the tap network, or an sshd that the guest's agent starts for this login alone, which needs no network.
-  The guest needs an sshd in any case, and to know the key: `bg-boot --ssh-key`.
+  Runs this host's own ssh, by the first way there is: the VM's address on the tap network, a port of this host that is
+  forwarded to its port 22 (--publish), or an sshd that the guest's agent starts for this login alone, which needs no
+  network. The guest needs an sshd in any case, and to know the key: `bg-boot --ssh-key`.
 
   The guest's host keys are read through its agent and written to `known_hosts` in the VM's folder, anew each time. So
   ssh never asks, and is never led astray; your own known_hosts is neither read nor written.

@@ -8,7 +8,7 @@ Arguments:
 
 Options:
   --all              Start all machines that do not run.
-  --wait=WHAT        Return when this answers: agent, ssh, or none for at once [default: agent].
+  --wait=WHAT        Return when this answers: agent, ssh or none (at once) [default: agent].
   --timeout=SECONDS  How long to wait for that [default: 120].
   @talk
 

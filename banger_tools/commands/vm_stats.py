@@ -7,7 +7,8 @@ Arguments:
   NAME  A machine that runs; all that do if none is given.
 
 Options:
-  --json  Print an array of objects, one a machine.
+  --json  Print an array of objects, one a machine: name, host (cpu_percent, cpu_seconds, resident, disk, up), and
+          guest, what `GET /stats` of banger-agent(7) answers.
   @talk
 
 Description:

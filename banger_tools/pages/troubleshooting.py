@@ -6,7 +6,7 @@ Description:
 
     $ banger doctor
 
-  looks at what this machine has, says what each lack costs, and how to mend it. `-v` after the name of a program
+  looks at what this host has, says what each lack costs, and how to mend it. `-v` after the name of a program
   makes it tell its steps and their times, `-vv` the programs that it runs, too. And the exit status tells of which
   kind a failure is: 64 is the command line, 65 and 66 the input, 69 something that is not there, 73 a name that is
   taken, 74 a disk, 75 something that may work later, 77 a right that is lacking, 70 a bug of banger, which we want to
@@ -64,8 +64,8 @@ Making disks:
   tells what the cache takes, and `banger cache prune`, `banger image prune` and `banger vm prune` make room.
 
 ''...' is not marked clean':
-  A machine has the image, or had it when it was killed, or an edit was broken off. Stop the machine, or run `e2fsck
-  -fy` on the image.
+  The file is the disk of a machine that runs or was killed, or an edit of it was interrupted. Stop the machine, or run
+  `e2fsck -fy` on the file.
 
 ''...' is not installed':
   A program of this host is missing, and the hint has the package of Debian that it is in. e2fsprogs formats and
@@ -74,7 +74,10 @@ Making disks:
 The store:
 
 'the ... '...' exists already':
-  Names are unique. `--replace` puts the new one in the place of the old one at once; machines keep what they have.
+  Names are unique. `--replace` of bg-publish, `banger image pull` and `image register` puts the new image in the place
+  of the old one at once, and so does `--force` of `banger kernel pull` and `kernel import`; machines keep what they
+  have. A machine is deleted first. `banger build` replaces no image: end it with `--to seed`, and go on with
+  `bg-publish --replace`.
 
 'there is no image '...'':
   The hint has names like it. `banger image list` tells which are here, `banger image list --available` which can be
@@ -91,8 +94,9 @@ Starting machines:
   Firecracker needs KVM, and a tap or no network.
 
 'a kernel does not boot with KVM here':
-  A warning of `banger doctor`. The machine that this one runs in does not pass virtualisation on, or the user may not
-  open /dev/kvm. Machines run emulated, many times slower: allow more time with `--timeout`.
+  A warning of `banger doctor`. This host is itself a VM, and what it runs in does not pass virtualisation on; or the
+  user may not open /dev/kvm, which `sudo usermod -aG kvm $USER` and a new login mend. Machines run emulated, many times
+  slower: allow more time with `--timeout`.
 
 'the agent in the VM '...' did not answer within ... seconds':
   The machine runs and its agent does not. Look at the console, `banger vm logs NAME`: a kernel that panics says so at
