@@ -65,10 +65,22 @@ def _worked(
     return status
 
 
+def print_bytes(data: bytes) -> None:
+    """Print bytes, which `flush_stdout` brings out at last; raises what that raises."""
+    with _printing():
+        sys.stdout.buffer.write(data)
+
+
 def flush_stdout() -> None:
     """Make sure that what was printed is out; raises BrokenPipeError, or IOFailure if a disk is full."""
-    try:
+    with _printing():
         sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _printing() -> Iterator[None]:
+    try:
+        yield
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from banger_tools import errors, files
+from banger_tools import cli, errors, files
 
 if TYPE_CHECKING:
     from banger_tools.manifest import Manifest
@@ -150,7 +150,7 @@ def wrong_input(path: Path | None, kind: str, wanted: str) -> errors.BadInput:
 
 def print_result(manifest: Manifest, artifact: str | Path, *, path_only: bool) -> None:
     """Print what a stage leaves on stdout: the manifest, or with --path the artifact's path."""
-    sys.stdout.buffer.write(os.fsencode(f"{artifact}\n" if path_only else manifest.dumps()))
+    cli.print_bytes(os.fsencode(f"{artifact}\n" if path_only else manifest.dumps()))
 
 
 def check_artifact(path: str, size: int, what: str) -> Path:

@@ -12,6 +12,7 @@ import pytest
 
 from banger_tools import boot, cli, config, docs, errors, precedence
 from tests.support import OrdinaryUser, run, run_ok
+from tests.test_inject import KEY
 
 TEXT = """
 [vm_defaults]
@@ -107,16 +108,16 @@ def test_share_of_a_host(
 
 
 def test_option_comes_before_variable_before_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (home / "config" / "me.pub").write_text("ssh-ed25519 AAAA me\n")
+    (home / "config" / "me.pub").write_text(f"{KEY}\n")
     assert options().cpus == 3
-    assert options().ssh_keys == ["ssh-ed25519 AAAA me"]
+    assert options().ssh_keys == [KEY]
     monkeypatch.setenv("BANGER_CPUS", "2")
     assert options().cpus == 2
     assert options("--cpus=1").cpus == 1
 
 
 def test_size_of_a_disk_that_nobody_asked_for_is_the_least(home: Path, tmp_path: Path) -> None:
-    (home / "config" / "me.pub").write_text("ssh-ed25519 AAAA me\n")
+    (home / "config" / "me.pub").write_text(f"{KEY}\n")
     large = tmp_path / "large"
     large.touch()
     os.truncate(large, 9 << 30)
