@@ -190,6 +190,15 @@ def test_redirects_are_followed(site: Site, here: Path, bundle: Path) -> None:
     assert is_right(here, bundle)
 
 
+def test_redirect_to_plain_http_is_refused_elsewhere(here: Path) -> None:
+    def redirect(handler: Handler) -> bool:
+        handler.answer(302, b"", Location="http://bundles.invalid/x.tar.zst")
+        return True
+
+    with webserver.serve(redirect) as other:
+        assert "'http://bundles.invalid/x.tar.zst' is not encrypted" in fetch(other.url("x.tar.zst"), here, status=77)
+
+
 # Broken connections
 
 

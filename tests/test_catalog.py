@@ -237,6 +237,16 @@ def test_plain_http_is_for_this_machine_or_hosts_that_are_allowed(banger_home: P
     assert "cannot find the host" in fetch("far", status=69)[1]
 
 
+def test_catalog_that_plain_http_elsewhere_is_to_give_is_refused(banger_home: Path) -> None:
+    def redirect(handler: webserver.Handler) -> bool:
+        handler.answer(302, b"", Location="http://catalogs.invalid/c.json")
+        return True
+
+    with webserver.serve(redirect) as site:
+        configure(banger_home, f"[[catalogs]]\nurl = '{site.url('c.json')}'")
+        assert "'http://catalogs.invalid/c.json' is not encrypted" in fetch("far", status=77)[1]
+
+
 @pytest.mark.parametrize("status", [401, 404, 500])
 def test_a_catalog_that_is_refused_is_named(status: int, banger_home: Path) -> None:
     def refuse(handler: webserver.Handler) -> bool:

@@ -143,14 +143,23 @@ class Transport:
 
     @contextlib.contextmanager
     def follow(
-        self, url: str, headers: Mapping[str, str], authorization: str | None = None, *, source: str | None = None
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        authorization: str | None = None,
+        *,
+        source: str | None = None,
+        check: Callable[[str], object] | None = None,
     ) -> Iterator[Reached]:
         """Get a URL and follow redirects; no other host gets to see the Authorization header.
 
-        Raises what `request` raises, Unavailable or BadInput for redirects that lead nowhere.
+        `check` is given each URL before it is asked for. Raises what it raises and `request`, Unavailable or BadInput
+        for redirects that lead nowhere.
         """
         origin = here = _origin(url)
         for _ in range(REDIRECTS + 1):
+            if check is not None:
+                check(url)
             own = {"Authorization": authorization} if authorization and here == origin else {}
             with self.request("GET", url, {**headers, **own}, source=source) as response:
                 target = response.headers.get("Location")

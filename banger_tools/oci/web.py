@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -37,9 +38,9 @@ def get(
 
     `source` is the host that named the URL, None for the user. Raises Busy, NoInput, Denied, Unavailable.
     """
-    _check_scheme(url, transport.settings)
+    encrypted = functools.partial(_check_scheme, settings=transport.settings)
     try:
-        with transport.follow(url, headers, source=source) as (response, _, _):
+        with transport.follow(url, headers, source=source, check=encrypted) as (response, _, _):
             if response.status not in _ANSWERS:
                 raise _status_error(response, url)
             yield response
