@@ -14,7 +14,7 @@ from tests.firecracker_host import CHECKOUT, DEBIAN, HOME, Host
 pytestmark = [pytest.mark.boot, pytest.mark.slow]
 
 # Everything takes fifty times as long there as on a host, and the trial of KVM only as long as on one: that a kernel
-# boots with KVM there is said, not found out. That it hangs on microvm is found out.
+# boots with KVM there is said, not found out. Whether it does on microvm is found out, and goes now this way, now that.
 PATIENT = f"""
 import sys
 sys.path.insert(0, "{CHECKOUT}")
@@ -84,10 +84,11 @@ def test_guest_with_kvm_is_reached_by_vsock_alone_and_stops_by_it(host: Host) ->
     done = host.run("python3", "-P", "-c", PATIENT, *words.split())
     assert done.status == 0, done.stderr.decode()
     process = host.record("seen")["process"]
-    assert (process["accelerator"], process["machine"]) == ("kvm", "q35")
+    assert process["accelerator"] == "kvm"
+    bus = {"q35": "pci", "microvm": "device"}[process["machine"]]
     assert 2 < process["cid"] < 0xFFFFFFFF
     command = host.sh(f"tr '\\0' ' ' < /proc/{process['pid']}/cmdline")
-    assert f"vhost-vsock-pci,guest-cid={process['cid']}" in command and "virtserialport" not in command
+    assert f"vhost-vsock-{bus},guest-cid={process['cid']}" in command and "virtserialport" not in command
     assert host.inside("seen", "hostname") == "seen\n"
     check_that_only_who_knows_the_token_gets_in(host, process)
     host.sh("banger vm stop -q --timeout=300 seen")
