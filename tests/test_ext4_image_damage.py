@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from banger_tools import seed
+from banger_tools import errors, seed
+from banger_tools.ext4 import xattr
 from tests import machines
 
 DEBUGFS = "/sbin/debugfs"
@@ -102,3 +103,23 @@ def test_the_same_image_without_damage_is_read(sound: Path, tmp_path: Path) -> N
     assert seeded(sound, tmp_path) == 0
     found = subprocess.run([DEBUGFS, "-R", "cat /dir/inner", tmp_path / "seed.ext4"], capture_output=True).stdout
     assert found == b"inner\n"
+
+
+ATTRIBUTES = bytes(xattr.encode_block([(1, b"name", b"value")], 4096))
+
+
+@pytest.mark.parametrize(
+    ("place", "field", "length", "said"),
+    [  # fields of ext4_xattr_entry, the first of which stands behind the header of 32 bytes
+        (32 + 2, b"\xff\xff", 4096, "an xattr value is malformed"),
+        (32 + 8, b"\xff\xff\xff\x7f", 4096, "an xattr value is malformed"),
+        (32 + 4, b"\x0c", 4096, "an xattr is kept in an inode of its own"),
+        (32, b"\xff", 200, "an xattr entry is malformed"),
+        (32, b"\x04", 40, "an xattr entry is malformed"),
+    ],
+)
+def test_damaged_attributes_are_told(place: int, field: bytes, length: int, said: str) -> None:
+    assert list(xattr.in_block(ATTRIBUTES)) == [("user.name", b"value")]
+    damaged = (ATTRIBUTES[:place] + field + ATTRIBUTES[place + len(field) :])[:length]
+    with pytest.raises(errors.BadInput, match=said):
+        list(xattr.in_block(damaged))
