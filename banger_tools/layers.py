@@ -71,7 +71,7 @@ class Replay:
     def apply(self, members: Iterable[Member], source: int) -> None:
         """Replay one layer, whose data is the source numbered `source`.
 
-        Raises Refused or tar.Corrupt, naming the entry.
+        Raises Refused or extensions.Corrupt, naming the entry.
         """
         self.layer += 1
         self.upper.clear()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from banger_tools import acl, errors, tar, tree
+from banger_tools import acl, errors, extensions, tree
 from banger_tools.contents import Contents
 from banger_tools.tree import Entry, Tree
 
@@ -107,7 +107,7 @@ def write(found: Tree, contents: Contents, descriptor: int) -> None:
 def _write_file(sink: Sink, entry: Entry, path: bytes, contents: Contents) -> None:
     with contents.file(entry) as (descriptor, segments):
         stored = sum(length for _, _, length in segments)
-        if entry.size - stored >= _WORTH and len(segments) < tar.MAX_PAIRS:  # the last pair may be one more
+        if entry.size - stored >= _WORTH and len(segments) < extensions.MAX_PAIRS:  # the last pair may be one more
             sink.write(_sparse_header(entry, path, [(offset, length) for offset, _, length in segments], stored))
             for _, place, length in segments:
                 sink.copy(descriptor, place, length)

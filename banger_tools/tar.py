@@ -7,28 +7,34 @@ Sparse Files".
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
-from urllib.parse import unquote_to_bytes
 from zlib import adler32
 
-from banger_tools import acl, console, errors
+from banger_tools import acl
+from banger_tools.extensions import (
+    DIGITS,
+    MAX_EXTENDED,
+    MAX_PAIRS,
+    Corrupt,
+    Extended,
+    bounded,
+    decimal,
+    overrides,
+    pairs_of,
+    pax_records,
+)
 
 BLOCK = 512
 MAX_ID = 2**32 - 2  # 2^32-1 means "no id" to the kernel
-MAX_EXTENDED = 1 << 20
 MAX_MAP = 64 << 20  # bytes of a header that is a map of holes: GNU tar's 0.0 takes some sixty for a pair
-MAX_PAIRS = 1 << 20  # of such a map
 MAX_GLOBAL = 8 << 10  # bytes of records, of which each entry to come takes a copy
 MAX_LONG_NAME = 1 << 16
 MAX_SIZE = 1 << 62  # of files; no number of a header is larger
 _PIECE = 64 << 10
-_DIGITS = 20  # of a number in a record or map
 
 FILE, DIR, SYMLINK, HARDLINK, CHAR, BLOCK_DEVICE, FIFO = "file", "dir", "symlink", "hardlink", "char", "block", "fifo"
 
@@ -73,29 +79,12 @@ class Member(NamedTuple):
     segments: Segments | None
 
 
-class Corrupt(errors.BadInput):
-    """The archive is not what it claims to be; the message says where."""
-
-
 def members(descriptor: int, *, vouched: bool) -> Iterator[Member]:
     """Yield the entries of the tar open at `descriptor`, which must be seekable.
 
     An archive must end in a zero block unless its length is `vouched` for by a digest. Raises Corrupt.
     """
     return _Reader(descriptor, vouched=vouched).members()
-
-
-class _Extended:
-    """What the extension headers before an entry say about it."""
-
-    __slots__ = ("further", "link", "name", "records", "sparse_offsets")
-
-    def __init__(self) -> None:
-        self.name: bytes | None = None
-        self.link: bytes | None = None
-        self.records: dict[str, bytes] = {}
-        self.sparse_offsets: list[int] = []  # GNU.sparse 0.0 repeats its keys, so order counts
-        self.further = 0  # bytes of the headers after the first: a chain of them is not to have what one may not
 
 
 class _Reader:
@@ -113,7 +102,7 @@ class _Reader:
 
     def members(self) -> Iterator[Member]:
         position = 0
-        extended: _Extended | None = None
+        extended: Extended | None = None
         pread, descriptor, unpack = os.pread, self.descriptor, _HEADER.unpack
         while True:
             header = pread(descriptor, BLOCK, position)
@@ -137,7 +126,7 @@ class _Reader:
                 stored = size if kind[0] in _WITH_DATA else 0
                 yield self.plain(fields, stored, data, position)
             else:
-                member, stored = self.extended_member(fields, size, data, position, extended or _Extended())
+                member, stored = self.extended_member(fields, size, data, position, extended or Extended())
                 yield member
                 extended = None
                 if kind == b"S":
@@ -246,9 +235,7 @@ class _Reader:
             raise Corrupt(f"device {major}:{minor} of the entry at byte {position} is out of range")
         return major, minor
 
-    def extension(
-        self, kind: bytes, data: int, size: int, extended: _Extended | None, position: int
-    ) -> _Extended | None:
+    def extension(self, kind: bytes, data: int, size: int, extended: Extended | None, position: int) -> Extended | None:
         """Take in one extension header, and return what is known of the next entry, if anything.
 
         Global records and volume labels belong to no entry: an archive may have nothing else.
@@ -267,7 +254,7 @@ class _Reader:
         if kind in b"gV":
             return extended
         if extended is None:
-            extended = _Extended()
+            extended = Extended()
         else:
             extended.further += size
             if extended.further > MAX_EXTENDED:
@@ -278,21 +265,21 @@ class _Reader:
             extended.link = body.split(b"\0", 1)[0]
         else:
             records = pax_records(body, position, extended.sparse_offsets)
-            extended.records.update(records if size <= MAX_EXTENDED else _few(records, position))
+            extended.records.update(records if size <= MAX_EXTENDED else bounded(records, position))
         return extended
 
     def extended_member(
-        self, fields: tuple[bytes, ...], size: int, data: int, position: int, extended: _Extended
+        self, fields: tuple[bytes, ...], size: int, data: int, position: int, extended: Extended
     ) -> tuple[Member, int]:
         """Return the member that a header and its extensions describe, and the bytes that its data takes."""
         records = {**self.global_records, **extended.records} if self.global_records else extended.records
         if "size" in records:
-            size = _decimal(records["size"], position)
+            size = decimal(records["size"], position)
         stored = size if fields[5][0] in _WITH_DATA else 0
         # The name in the header may be cut, perhaps after a slash: it must not tell what the entry is.
         renamed = records.get("GNU.sparse.name") or records.get("path") or extended.name
         member = self.plain(fields, stored, data, position, renamed)
-        member = member._replace(**_overrides(records, extended, position))  # type: ignore[arg-type]
+        member = member._replace(**overrides(records, extended, position))  # type: ignore[arg-type]
         _check_owner(member.uid, member.gid, position)
         if member.xattrs and ACCESS in member.xattrs:
             member = _with_acl(member)
@@ -310,7 +297,7 @@ class _Reader:
         member: Member,
         fields: tuple[bytes, ...],
         records: dict[str, bytes],
-        extended: _Extended,
+        extended: Extended,
         stored: int,
         position: int,
     ) -> Member:
@@ -322,12 +309,12 @@ class _Reader:
             pairs, real = self.old_sparse(position)
             start += BLOCK * self.old_sparse_blocks
         elif records.get("GNU.sparse.major") == b"1":
-            real = _decimal(records.get("GNU.sparse.realsize", b""), position)
+            real = decimal(records.get("GNU.sparse.realsize", b""), position)
             pairs, used = self.sparse_map_in_data(start, length, position)
             start, length = start + used, length - used
         elif "GNU.sparse.map" in records or extended.sparse_offsets:
-            pairs = _pairs(records.get("GNU.sparse.map"), extended.sparse_offsets, position)
-            real = _decimal(records.get("GNU.sparse.size", b""), position)
+            pairs = pairs_of(records.get("GNU.sparse.map"), extended.sparse_offsets, position)
+            real = decimal(records.get("GNU.sparse.size", b""), position)
         else:
             return member
         if not 0 <= real <= MAX_SIZE:
@@ -363,7 +350,7 @@ class _Reader:
         used = 0
         for line in self.map_lines(start, stored):
             used += len(line) + 1
-            numbers.append(_decimal(line, position))
+            numbers.append(decimal(line, position))
             if numbers[0] > MAX_PAIRS:
                 break
             if len(numbers) == 1 + 2 * numbers[0]:
@@ -375,7 +362,7 @@ class _Reader:
         """Yield the lines of a map, until one is longer than a number; what follows the map is data."""
         rest = b""
         end = start + stored
-        while start < end and len(rest) <= _DIGITS:
+        while start < end and len(rest) <= DIGITS:
             piece = os.pread(self.descriptor, min(end - start, _PIECE), start)
             *lines, rest = (rest + piece).split(b"\n")
             yield from lines
@@ -395,136 +382,12 @@ def _check_owner(uid: int, gid: int, position: int) -> None:
         raise Corrupt(f"owner {uid}:{gid} of the entry at byte {position} is out of range")
 
 
-def _decimal(text: bytes, position: int) -> int:
-    if not re.fullmatch(rb"[0-9]{1,20}", text):
-        raise Corrupt(f"{text[:40]!r} in the extension header of the entry at byte {position} is not a number")
-    return int(text)
-
-
-def _time(text: bytes, position: int) -> tuple[int, int]:
-    """Parse a PAX time, as in `-1.5`, into seconds and nanoseconds (0 to 999,999,999, rounded towards the past)."""
-    match = re.fullmatch(rb"(-?)([0-9]{1,18}|[1-8][0-9]{18})(?:\.([0-9]*))?", text)
-    if match is None:
-        raise Corrupt(f"{text[:40]!r} in the extension header of the entry at byte {position} is not a time")
-    fraction = match[3] or b""
-    seconds, nanoseconds = int(match[2]), int(fraction.ljust(9, b"0")[:9])
-    if not match[1]:
-        return seconds, nanoseconds
-    nanoseconds += bool(fraction[9:].strip(b"0"))
-    return divmod(-(seconds * 10**9 + nanoseconds), 10**9)
-
-
-def pax_records(body: bytes, position: int, sparse: list[int] | None) -> Iterator[tuple[str, bytes]]:
-    """Yield the `LENGTH KEY=VALUE` records of a PAX header; `sparse` takes the offsets and lengths of GNU.sparse."""
-    at = 0
-    while at < len(body):
-        space = body.find(b" ", at, at + 20)
-        length = int(body[at:space]) if space > at and body[at:space].isdigit() else 0
-        record = body[space + 1 : at + length]
-        if length < 5 or at + length > len(body) or not record.endswith(b"\n") or b"=" not in record:
-            if not body[at:].strip(b"\0"):  # padding that some writers count in
-                return
-            raise Corrupt(f"corrupt PAX header at byte {position}")
-        key, _, value = record[:-1].partition(b"=")
-        if sparse is not None and key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
-            if len(sparse) >= 2 * MAX_PAIRS:
-                raise Corrupt(f"the sparse map in the extension header at byte {position} is too large")
-            sparse.append(_decimal(value, position))
-        else:
-            yield key.decode("utf-8", "surrogateescape"), value
-        at += length
-
-
-_PAX_FIELDS: dict[str, tuple[str, Callable[[bytes, int], object]]] = {
-    "path": ("name", lambda text, _: text),
-    "linkpath": ("link", lambda text, _: text),
-    "uid": ("uid", _decimal),
-    "gid": ("gid", _decimal),
-    "mtime": ("mtime", _time),
-}
-
-
-def _overrides(records: dict[str, bytes], extended: _Extended, position: int) -> dict[str, object]:
-    """Return the fields of a member that its extension headers set; PAX wins over GNU."""
-    changes: dict[str, object] = {}
-    if extended.name is not None:
-        changes["name"] = extended.name
-    if extended.link is not None:
-        changes["link"] = extended.link
-    xattrs: dict[str, bytes] = {}
-    for key, value in records.items():
-        field = _PAX_FIELDS.get(key)
-        if field is not None:
-            if value:  # an empty value means: as in the header
-                changes[field[0]] = field[1](value, position)
-        elif key.startswith("SCHILY.xattr."):
-            xattrs[_unquoted(key.removeprefix("SCHILY.xattr."))] = value
-        elif key.startswith("SCHILY.acl."):
-            _add_acl(xattrs, key.removeprefix("SCHILY.acl."), value, position)
-        elif key.startswith("LIBARCHIVE.xattr."):
-            name = unquote_to_bytes(key.removeprefix("LIBARCHIVE.xattr.")).decode("utf-8", "surrogateescape")
-            xattrs.setdefault(name, _base64(value, position))
-    if xattrs:
-        changes["xattrs"] = xattrs
-    return changes
-
-
-def _few(records: Iterator[tuple[str, bytes]], position: int) -> Iterator[tuple[str, bytes]]:
-    """Yield the records of a header that only a map of holes may make so large."""
-    total = 0
-    for key, value in records:
-        if key != "GNU.sparse.map":
-            total += len(key) + len(value)
-            if total > MAX_EXTENDED:
-                raise Corrupt(f"the extension header at byte {position} is too large: {MAX_EXTENDED} bytes at most")
-        yield key, value
-
-
-def _pairs(text: bytes | None, flat: list[int], position: int) -> list[tuple[int, int]]:
-    """Return the map of PAX 0.1, which is one text, or of 0.0, whose numbers came one by one."""
-    if text and text.count(b",") < 2 * MAX_PAIRS:
-        flat = [_decimal(number, position) for number in text.split(b",")]
-    elif text:
-        raise Corrupt(f"the sparse map of the entry at byte {position} is too large")
-    if len(flat) % 2:
-        raise Corrupt(f"the sparse map of the entry at byte {position} is cut: an offset has no length")
-    return list(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _unquoted(name: str) -> str:
-    """Return an xattr's name as it was before GNU tar quoted what would end a key."""
-    return name.replace("%3D", "=").replace("%25", "%") if "%" in name else name
-
-
 def _with_acl(member: Member) -> Member:
     """Return a member whose mode is what setting its ACL leaves; some writers put other bits there."""
     try:
         return member._replace(mode=acl.mode(member.mode, (member.xattrs or {})[ACCESS]))
     except acl.Malformed:  # whoever sets it will say so
         return member
-
-
-def _add_acl(xattrs: dict[str, bytes], which: str, text: bytes, position: int) -> None:
-    """Take an ACL that star, GNU tar or bsdtar wrote as text, unless it is there as an xattr, too."""
-    name = acl.XATTRS.get(which)
-    if name is None:  # those of NFSv4 have no place in Linux
-        return
-    try:
-        value = acl.from_text(text.decode("utf-8", "replace"), which)
-    except acl.Nameless as name_alone:
-        console.warning(f"left out the ACL of the entry at byte {position}: it does not say who '{name_alone}' is")
-        return
-    except acl.Malformed as part:
-        raise Corrupt(f"the ACL of the entry at byte {position} is malformed: '{part}'") from None
-    if value is not None:
-        xattrs.setdefault(name, value)
-
-
-def _base64(value: bytes, position: int) -> bytes:
-    try:
-        return base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
-    except binascii.Error as error:
-        raise Corrupt(f"corrupt xattr in the extension header of the entry at byte {position}") from error
 
 
 def _segments(pairs: list[tuple[int, int]], real: int, start: int, stored: int, position: int) -> Segments:

@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator
 from typing import IO, Protocol, TypeVar
 
 from banger_tools import errors, sizes, tar
+from banger_tools.extensions import pax_records
 from banger_tools.oci import limits
 from banger_tools.oci.compression import Corrupt
 
@@ -95,7 +96,7 @@ class Archive:
             kind, name, size = _read_header(header)
             if kind in (b"x", b"L"):
                 body = yield from self._extension(size)
-                records |= dict(tar.pax_records(body, 0, None)) if kind == b"x" else {"path": body.split(b"\0", 1)[0]}
+                records |= dict(pax_records(body, 0, None)) if kind == b"x" else {"path": body.split(b"\0", 1)[0]}
                 continue
             size = _decimal(records["size"]) if records.get("size") else size
             name = records.get("path") or name
